@@ -1,0 +1,190 @@
+"""The calls between control plane and host agent, typed once for both ends.
+
+Control plane → agent (JSON over HTTP/1.1, `Authorization: Bearer <JWT aud=host id>`):
+
+```
+GET    /v1/health                               -> AgentHealth
+GET    /v1/sandboxes                            -> SandboxList
+PUT    /v1/sandboxes/{id}             Start     -> SandboxReport    create: restore of the template, usable when it answers
+GET    /v1/sandboxes/{id}                       -> SandboxReport
+DELETE /v1/sandboxes/{id}?generation=N          -> 204              idempotent, legal in every state
+POST   /v1/sandboxes/{id}/pause       Fenced    -> SandboxReport    answers when the snapshot is on disk
+POST   /v1/sandboxes/{id}/resume      Resume    -> SandboxReport
+POST   /v1/sandboxes/{id}/fork        Fork      -> ForkReport       the source keeps running
+POST   /v1/sandboxes/{id}/timeout     Timeout   -> SandboxReport
+POST   /v1/templates/{name}/prepare   Prepare   -> TemplateReport   boots and snapshots a template for one shape
+POST   /v1/drain                      Drain     -> SandboxList      pause (or kill) every running sandbox
+CONNECT {id}:{port}                             -> 200, then raw bytes of a TCP connection inside the sandbox
+```
+
+Agent → control plane:
+
+```
+POST /v1/hosts/register               Register  -> Registered
+POST /v1/hosts/{id}/heartbeat         Heartbeat -> 204  `X-Host-Token: <host JWT>`; 30 s and at once on a change
+```
+
+Every command that changes a sandbox carries its generation; an agent refuses a generation older than the one it
+holds with 409 `stale_generation`. The same command twice with the same generation gives the same answer.
+"""
+
+import msgspec
+
+from wrenn_server.model.sandbox import Reason, State
+
+
+class Start(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    template: str
+    """Template name: `<images>/<template>.ext4` on the host."""
+    template_id: str
+    team_id: str
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    access_token: str
+    """What envd asks for in `X-Access-Token` from now on."""
+    envs: dict[str, str] = {}
+    ttl_sec: float | None = None
+    """Seconds from now until the agent ends the sandbox by itself; None: never."""
+    on_timeout: str = "kill"
+    """`kill` or `pause`."""
+
+
+class Fenced(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+
+
+class Resume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    """The new generation: one more than the paused one."""
+    access_token: str
+    ttl_sec: float | None = None
+    on_timeout: str = "kill"
+
+
+class ForkTarget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    id: str
+    generation: int
+    access_token: str
+    ttl_sec: float | None = None
+    on_timeout: str = "kill"
+
+
+class Fork(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    """The running source's own, unchanged by the fork."""
+    targets: list[ForkTarget]
+
+
+class ForkResult(msgspec.Struct, kw_only=True):
+    id: str
+    report: "SandboxReport | None" = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+class ForkReport(msgspec.Struct):
+    results: list[ForkResult]
+
+
+class Timeout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    ttl_sec: float | None
+    on_timeout: str = "kill"
+
+
+class Prepare(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+
+
+class TemplateReport(msgspec.Struct, kw_only=True):
+    template: str
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    boot_seconds: float
+    """0.0 when the memory snapshot existed already."""
+
+
+class Drain(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    mode: str
+    """`pause` or `kill`."""
+
+
+class SandboxReport(msgspec.Struct, kw_only=True):
+    """What the agent knows of one sandbox."""
+
+    id: str
+    generation: int
+    state: State
+    reason: Reason | None = None
+    message: str | None = None
+    """For a person: what happened, beside `reason`."""
+    console: str | None = None
+    """Last lines of the guest's console (at most 4 KiB, control characters removed) when it ended badly."""
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    envd_version: str = ""
+    expires_at: float | None = None
+    """Unix seconds by the host's clock."""
+
+
+class SandboxList(msgspec.Struct):
+    sandboxes: list[SandboxReport]
+
+
+class AgentHealth(msgspec.Struct, kw_only=True):
+    version: str
+    vmm: str
+    """`firecracker` or `qemu`."""
+    vmm_version: str
+    accelerated: bool
+    """True when guests run on KVM, false under software emulation."""
+    sandboxes: int
+
+
+class HostSpecs(msgspec.Struct, kw_only=True):
+    arch: str
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+    """Free for sandboxes, on the file system of the sandboxes' directory."""
+    vmm: str
+    vmm_version: str
+    accelerated: bool
+    version: str
+    """Of the agent."""
+
+
+class Register(msgspec.Struct, kw_only=True):
+    token: str
+    address: str | None
+    """HOST:PORT under which the control plane reaches the agent; None: the control plane's CP_HOST_AGENT_ADDR."""
+    csr_pem: str
+    specs: HostSpecs
+
+
+class Registered(msgspec.Struct, kw_only=True):
+    host_id: str
+    token: str
+    """Long-lived host JWT."""
+    cert_pem: str
+    ca_cert_pem: str
+    control_plane_key_pem: str
+    """Ed25519 public key that signs the control plane's calls."""
+
+
+class Heartbeat(msgspec.Struct, kw_only=True):
+    specs: HostSpecs
+    address: str | None
+    sequence: int
+    """Grows with every heartbeat of one agent process; the control plane ignores older ones that arrive late."""
+    started_at: float
+    """Unix seconds when the agent process started; orders sequences over restarts."""
+    sandboxes: list[SandboxReport]
+    templates: list[str]
+    """Names of the templates that this host can start."""
