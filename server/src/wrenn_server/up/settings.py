@@ -1,0 +1,68 @@
+"""What `wrenn up` was asked for, and where things are on this machine."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DATA_DIR = Path("/var/lib/wrenn")
+LISTEN = "127.0.0.1:8000"
+AGENT_LISTEN = "127.0.0.1:50051"
+ADMIN_EMAIL = "admin@wrenn.local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    data_dir: Path = DATA_DIR
+    listen: str = LISTEN
+    agent_listen: str = AGENT_LISTEN
+    database_url: str | None = field(default=None, repr=False)
+    """None: an embedded PostgreSQL in the data directory."""
+    vmm: str = "auto"
+    network: str = "10.213.0.0/16"
+    uid_base: int = 20000
+
+    @property
+    def tag(self) -> str:
+        """Marks every host object of this installation."""
+        return hashlib.sha256(os.fspath(self.data_dir.absolute()).encode()).hexdigest()[:4]
+
+    @property
+    def run_dir(self) -> Path:
+        return self.data_dir / "run"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def env_file(self) -> Path:
+        return self.data_dir / "wrenn.env"
+
+    @property
+    def base_url(self) -> str:
+        host, _, port = self.listen.rpartition(":")
+        return f"http://{host if host not in {'', '0.0.0.0'} else '127.0.0.1'}:{port}"
+
+    @property
+    def proxy_domain(self) -> str:
+        """`{port}-{id}.` is put before it; curl and browsers resolve every name under localhost to loopback."""
+        return f"localhost:{self.listen.rpartition(':')[2]}"
+
+
+def from_environment(environment: dict[str, str], **given: object) -> Settings:
+    """Settings from options that were given (not None) over environment variables over defaults."""
+    values: dict[str, object] = {}
+    if data_dir := environment.get("WRENN_DATA_DIR"):
+        values["data_dir"] = Path(data_dir)
+    for name, variable in {
+        "database_url": "DATABASE_URL",
+        "vmm": "AGENT_VMM",
+        "network": "AGENT_NETWORK",
+    }.items():
+        if value := environment.get(variable):
+            values[name] = value
+    if uid_base := environment.get("AGENT_UID_BASE"):
+        values["uid_base"] = int(uid_base)
+    values.update({name: value for name, value in given.items() if value is not None})
+    return Settings(**values)  # pyright: ignore[reportArgumentType] - names and types are those of Settings
