@@ -1,0 +1,226 @@
+"""HTTP/1.1 heads, strictly: bytes to values and back, and how long the body is (RFC 9110, RFC 9112).
+
+Pure. Whatever is ambiguous is refused, because two parsers that disagree on where a request ends is request
+smuggling: the grammar below admits no bare LF or CR, NUL, folded line or blank before a colon, and the framing
+no Content-Length beside Transfer-Encoding, no second or odd Content-Length, no coding but `chunked`.
+Text is Latin-1 on both ways, so that any byte a head may carry survives unchanged.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal, Self
+
+import msgspec
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a head with its blank line."""
+MAX_HEADERS = 200
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+# Possessive: each byte is looked at once, whatever comes.
+_FIELDS = rb"((?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+_REQUEST = re.compile(rb"(" + _TOKEN + rb"{1,64}+) ([\x21-\x7e\x80-\xff]++) HTTP/(\d)\.(\d)\r\n" + _FIELDS)
+_RESPONSE = re.compile(rb"HTTP/(\d)\.(\d) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class BadHead(Exception):
+    """A head, or the framing that it announces, that is not HTTP/1.1 as written.
+
+    :ivar status: 400, 431 (too long, too many headers) or 505 (another version of HTTP)
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class Framing(msgspec.Struct, frozen=True):
+    """Where the body ends. `close`: with the connection, for responses only."""
+
+    kind: Literal["none", "length", "chunked", "close"]
+    length: int = 0
+
+
+NO_BODY = Framing("none")
+CHUNKED = Framing("chunked")
+UNTIL_CLOSE = Framing("close")
+
+
+class _Fields(msgspec.Struct, frozen=True):
+    headers: Headers
+    """Name as received and value, in order."""
+    fields: dict[str, str]
+    """Lower-case name to value; several lines of one name are joined by `, ` as RFC 9110 5.3 has it."""
+
+    def get(self, name: str) -> str | None:
+        """:param name: lower case"""
+        return self.fields.get(name)
+
+    def tokens(self, name: str) -> set[str]:
+        """Members of a comma-separated field, lower case: `Connection`, `Upgrade`."""
+        value = self.fields.get(name)
+        return {token.strip().lower() for token in value.split(",")} if value else set()
+
+
+class Head(_Fields, frozen=True):
+    """Head of a request."""
+
+    method: str
+    target: str
+    """Request target as received: `/path?query`, `http://host/path`, `host:port` (CONNECT) or `*`."""
+    minor: int = 1
+    """HTTP/1.0 or HTTP/1.1."""
+
+    @classmethod
+    def of(cls, method: str, target: str, headers: Iterable[tuple[str, str]], minor: int = 1) -> Self:
+        headers = tuple(headers)
+        return cls(headers, index(headers), method, target, minor)
+
+    def encode(self) -> bytes:
+        return _encode(f"{self.method} {self.target} HTTP/1.{self.minor}\r\n", self.headers)
+
+    @property
+    def path(self) -> str:
+        """The target up to its query."""
+        return self.target.partition("?")[0]
+
+
+class ResponseHead(_Fields, frozen=True):
+    status: int
+    reason: str = ""
+    minor: int = 1
+
+    @classmethod
+    def of(cls, status: int, headers: Iterable[tuple[str, str]], reason: str = "", minor: int = 1) -> Self:
+        headers = tuple(headers)
+        return cls(headers, index(headers), status, reason, minor)
+
+    def encode(self) -> bytes:
+        return _encode(f"HTTP/1.{self.minor} {self.status} {self.reason}\r\n", self.headers)
+
+
+def parse_request(data: bytes) -> Head:
+    """:param data: from the first byte through the blank line
+    :raises BadHead: anything else than one well-formed head
+    """
+    match = _REQUEST.fullmatch(data)
+    if match is None:
+        raise _diagnosis(data, "request line")
+    method, target, major, minor, block = match.groups()
+    headers, fields = _split(block)
+    return Head(headers, fields, method.decode("ascii"), target.decode("latin-1"), _minor(major, minor))
+
+
+def parse_response(data: bytes) -> ResponseHead:
+    """:raises BadHead:"""
+    match = _RESPONSE.fullmatch(data)
+    if match is None:
+        raise _diagnosis(data, "status line")
+    major, minor, status, reason, block = match.groups()
+    headers, fields = _split(block)
+    text = reason.decode("latin-1") if reason else ""
+    return ResponseHead(headers, fields, int(status), text, _minor(major, minor))
+
+
+def request_framing(head: Head) -> Framing:
+    """:raises BadHead: the length of the body is ambiguous"""
+    fields = head.fields
+    if "content_length" in fields or "transfer_encoding" in fields:
+        # CGI-style servers read `_` as `-`.
+        raise BadHead("a header that imitates the body's framing")
+    framing = _framing(fields, head.minor)
+    if head.method == "CONNECT" and framing is not None:
+        raise BadHead("CONNECT has no body")
+    return framing or NO_BODY
+
+
+def response_framing(method: str, head: ResponseHead) -> Framing:
+    """:param method: of the request that it answers
+    :raises BadHead: the length of the body is ambiguous
+    """
+    framing = _framing(head.fields, head.minor)
+    if method == "HEAD" or head.status in (204, 304) or head.status < 200:
+        return NO_BODY
+    return UNTIL_CLOSE if framing is None else framing
+
+
+def wants_upgrade(head: Head) -> str | None:
+    """The protocol, lower case, that the request wants to switch to."""
+    upgrade = head.fields.get("upgrade")
+    return upgrade.lower() if upgrade and "upgrade" in head.tokens("connection") else None
+
+
+def wants_close(head: Head | ResponseHead) -> bool:
+    """True when the connection ends with this message. A persistent HTTP/1.0 connection is not worth its rules."""
+    return head.minor == 0 or "close" in head.tokens("connection")
+
+
+def index(headers: Headers) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, value in headers:
+        lower = name.lower()
+        fields[lower] = f"{fields[lower]}, {value}" if lower in fields else value
+    return fields
+
+
+def _split(block: bytes) -> tuple[Headers, dict[str, str]]:
+    lines = block.decode("latin-1").split("\r\n")
+    if len(lines) > MAX_HEADERS + 1:
+        raise BadHead(f"more than {MAX_HEADERS} headers", 431)
+    headers: list[tuple[str, str]] = []
+    fields: dict[str, str] = {}
+    for line in lines[:-1]:
+        name, _, value = line.partition(":")
+        value = value.strip(" \t")
+        headers.append((name, value))
+        lower = name.lower()
+        fields[lower] = f"{fields[lower]}, {value}" if lower in fields else value
+    return tuple(headers), fields
+
+
+def _framing(fields: dict[str, str], minor: int) -> Framing | None:
+    coding = fields.get("transfer-encoding")
+    length = fields.get("content-length")
+    if coding is not None:
+        if length is not None:
+            raise BadHead("both Transfer-Encoding and Content-Length")
+        if minor == 0:
+            raise BadHead("Transfer-Encoding in HTTP/1.0")
+        if coding.lower() != "chunked":
+            raise BadHead("a transfer coding other than chunked")
+        return CHUNKED
+    if length is None:
+        return None
+    if not _LENGTH.fullmatch(length):
+        raise BadHead("Content-Length is not one decimal number")
+    return Framing("length", int(length)) if int(length) else NO_BODY
+
+
+def _minor(major: bytes, minor: bytes) -> int:
+    if major != b"1" or minor not in (b"0", b"1"):
+        raise BadHead("only HTTP/1.0 and HTTP/1.1 are spoken here", 505)
+    return int(minor)
+
+
+def _encode(first: str, headers: Headers) -> bytes:
+    return "".join([first, *[f"{name}: {value}\r\n" for name, value in headers], "\r\n"]).encode("latin-1")
+
+
+def _diagnosis(data: bytes, first: str) -> BadHead:
+    """What is wrong with a head that does not match, for the person who sent it."""
+    if len(data) > MAX_HEAD:
+        return BadHead(f"the head is longer than {MAX_HEAD} bytes", 431)
+    bare = data.replace(b"\r\n", b"")
+    if b"\n" in bare or b"\r" in bare:
+        return BadHead("a CR or LF of its own in the head")
+    if b"\0" in data:
+        return BadHead("a NUL in the head")
+    if b"\r\n " in data or b"\r\n\t" in data:
+        return BadHead("a folded header line")
+    if re.search(rb"\r\n[^\r:]*[ \t]:", data):
+        return BadHead("a blank before a header's colon")
+    return BadHead(f"malformed {first} or header")
