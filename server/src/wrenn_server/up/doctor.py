@@ -169,7 +169,7 @@ async def check_images(settings: Settings) -> Finding:
 async def check_database(settings: Settings) -> Finding:
     if settings.database_url is None:
         return ok("PostgreSQL", "embedded (DATABASE_URL is not set)")
-    from wrenn_server.db import pool  # noqa: PLC0415 - doctor must run where the driver cannot
+    from wrenn_server.db import pool  # here, because doctor must run where the driver cannot load
 
     try:
         async with asyncio.timeout(10), pool.connect(settings.database_url):
