@@ -1,0 +1,152 @@
+"""What builds leave behind: one folder per artefact, named by the hash of everything that went into it.
+
+    <data-dir>/cache/.lock                 held by the one build that may write
+    <data-dir>/cache/tmp-XXXX/             a build that is under way, or was when its machine lost power
+    <data-dir>/cache/<kind>/<key>/...      finished artefacts, read-only, never changed again
+    <data-dir>/cache/<kind>/<key>/inputs.json   what the key stands for, for people
+
+An artefact appears by one rename, so what has a name is whole. Only the current key of a kind is kept: who needs an
+older one for longer holds a hard link to its files.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """Something that can be built: its kind (one current artefact each) and everything that it is made from."""
+
+    kind: str
+    inputs: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """32 hex digits, equal exactly when the inputs are."""
+        return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    root: Path
+
+    def find(self, artefact: Artefact) -> Path | None:
+        """The folder of a finished artefact."""
+        folder = self.root / artefact.kind / artefact.key
+        return folder if folder.is_dir() else None
+
+    async def get(self, artefact: Artefact, build: Callable[[Path], Awaitable[None]]) -> Path:
+        """The folder of the artefact, which `build` fills first if there is none yet. Needs the lock.
+
+        Whatever ends `build`, a cancellation included, leaves nothing of an unfinished artefact.
+        """
+        if (finished := self.find(artefact)) is not None:
+            return finished
+        with self.scratch() as scratch:
+            folder = scratch / artefact.key
+            folder.mkdir(mode=0o755)
+            await build(folder)
+            (folder / "inputs.json").write_text(json.dumps(artefact.inputs, indent=1, sort_keys=True) + "\n")
+            await asyncio.to_thread(_settle, folder)
+            kind = self.root / artefact.kind
+            kind.mkdir(exist_ok=True)
+            target = kind / artefact.key
+            folder.rename(target)
+            _sync_folder(kind)
+        for other in kind.iterdir():
+            if other != target:
+                shutil.rmtree(other)
+        return target
+
+    @contextlib.contextmanager
+    def scratch(self) -> Generator[Path]:
+        """A private folder on the cache's file system that is gone at the end."""
+        folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Waits until no other process builds here, then removes what an interrupted build left."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            await _flock(descriptor)
+            for leftover in self.root.glob("tmp-*"):
+                shutil.rmtree(leftover)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`, at once: a reader sees the old file or the new one."""
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".publish-", dir=target.parent) as folder:
+        link = Path(folder) / target.name
+        link.hardlink_to(source)
+        link.replace(target)
+
+
+async def _flock(descriptor: int) -> None:
+    """A thread of its own does the waiting: it cannot be cancelled, so it must not be one that exit waits for."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    loop = asyncio.get_running_loop()
+    locked = loop.create_future()
+    # Its own descriptor of the same open file: the caller may close the other one while the thread still waits.
+    own = os.dup(descriptor)
+
+    def tell() -> None:
+        if not locked.done():
+            locked.set_result(None)
+
+    def wait() -> None:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX)
+        finally:
+            os.close(own)
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who waited
+            loop.call_soon_threadsafe(tell)
+
+    threading.Thread(target=wait, name="cache-lock", daemon=True).start()
+    await locked
+
+
+def _settle(folder: Path) -> None:
+    """Read-only and on the disk, before the rename that vouches for it."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            path.chmod(0o444)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(parent))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,33 @@
+"""How a long build tells what it does. Steps run side by side, so every call names its step."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    def start(self, step: str, total: int | None = None) -> None:
+        """A step begins, or the total of a running one becomes known. `total` counts what `advance` counts."""
+        ...
+
+    def advance(self, step: str, amount: int = 1) -> None: ...
+
+    def line(self, step: str, text: str) -> None:
+        """One line of a tool's output, as the tool wrote it: limit and escape it before a terminal shows it."""
+        ...
+
+    def done(self, step: str) -> None: ...
+
+
+class Silent:
+    """The progress that nobody watches."""
+
+    def start(self, step: str, total: int | None = None) -> None:
+        pass
+
+    def advance(self, step: str, amount: int = 1) -> None:
+        pass
+
+    def line(self, step: str, text: str) -> None:
+        pass
+
+    def done(self, step: str) -> None:
+        pass
