@@ -1,0 +1,69 @@
+// Package guest is what envd does to the machine it lives in: its identity, clock, random pool, cgroups and
+// figures. With touch off it leaves the machine alone, so that the real envd can run as a plain process.
+package guest
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+)
+
+// DefaultUser runs programs when /init named nobody else.
+const DefaultUser = "user"
+
+const stateFile = "run/envd/state.json"
+
+// Guest is the machine as envd sees it.
+type Guest struct {
+	touch   bool
+	root    string // "/", or a scratch directory in tests
+	state   atomic.Pointer[State]
+	cgroups *Cgroups // nil where there is no cgroup2
+	oom     *oomGuard
+	kernel  kernel
+	cpu     cpuMeter
+
+	initLock sync.Mutex
+}
+
+// Open prepares the machine for envd's life: cgroups, memory pressure and the state of a previous run of
+// this boot. With touch false it does none of that.
+func Open(touch bool) (*Guest, error) {
+	g := &Guest{touch: touch, root: "/", kernel: linuxKernel{}}
+	g.state.Store(&State{})
+	if !touch {
+		return g, nil
+	}
+	if err := g.load(); err != nil {
+		return nil, err
+	}
+	cgroups, err := SetupCgroups(CgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	g.cgroups = cgroups
+	if g.oom, err = openOOMGuard(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Cgroups gives the places of user programs, nil where there is no cgroup2.
+func (g *Guest) Cgroups() *Cgroups { return g.cgroups }
+
+// Spawn runs start, which forks a child, with the memory priority that the child shall inherit.
+func (g *Guest) Spawn(start func() error) error {
+	if g.oom == nil {
+		return start()
+	}
+	return g.oom.spawn(start)
+}
+
+// ScratchDir is where uploads wait on the disk until they are complete.
+func (g *Guest) ScratchDir() string {
+	if !g.touch {
+		return os.TempDir()
+	}
+	return filepath.Join(g.root, "var/cache/envd")
+}

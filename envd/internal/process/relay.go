@@ -1,0 +1,73 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"connectrpc.com/connect"
+
+	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/process"
+)
+
+const keepAliveDefault = 90 * time.Second
+
+var errDeadline = connect.NewError(connect.CodeDeadlineExceeded, errors.New("the request's deadline has passed"))
+
+// relay sends a start event and then a subscriber's events until the end, ctx's end, or a failed send. A
+// keep-alive fills every silence of the given length.
+func relay(ctx context.Context, p *process, from *subscriber, silence time.Duration,
+	send func(*pb.ProcessEvent) error,
+) error {
+	if err := send(startEvent(p)); err != nil {
+		return err
+	}
+	timer := time.NewTimer(silence)
+	defer timer.Stop()
+	for {
+		events, closed, err := from.take()
+		for _, event := range events {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err := send(event); err != nil {
+				return err
+			}
+		}
+		if closed {
+			if err != nil {
+				return connect.NewError(connect.CodeResourceExhausted, err)
+			}
+			return nil
+		}
+		if len(events) > 0 {
+			timer.Reset(silence)
+		}
+		select {
+		case <-from.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			keepalive := &pb.ProcessEvent_Keepalive{Keepalive: &pb.ProcessEvent_KeepAlive{}}
+			if err := send(&pb.ProcessEvent{Event: keepalive}); err != nil {
+				return err
+			}
+			timer.Reset(silence)
+		}
+	}
+}
+
+func startEvent(p *process) *pb.ProcessEvent {
+	return &pb.ProcessEvent{Event: &pb.ProcessEvent_Start{Start: &pb.ProcessEvent_StartEvent{Pid: uint32(p.pid)}}}
+}
+
+// keepAlive reads the interval that a client asks for, in whole seconds.
+func keepAlive(header http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(header.Get("Keepalive-Ping-Interval"), 10, 16)
+	if err != nil || seconds == 0 {
+		return keepAliveDefault
+	}
+	return time.Duration(seconds) * time.Second
+}
