@@ -1,14 +1,19 @@
-"""Running programs of the host. One function for commands that end; VMMs have their own (`spawn`)."""
+"""Running programs of the host: `run` for commands that end, `spawn` for programs that may outlive us."""
 
 import asyncio
 import contextlib
+import ctypes
+import fcntl
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_SIGNALS_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 OUTPUT_LIMIT = 64 * 1024 * 1024
 _CLEAN_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -125,3 +130,132 @@ async def _collect(stream: asyncio.StreamReader, on_line: Callable[[str], None] 
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, 9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Whom a program runs as: no capabilities, no way to gain any."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+def confined(argv: Sequence[str], *, user: User | None = None, cgroup: Sequence[Path] = ()) -> list[str]:
+    """`argv` behind a chain of small programs that join the cgroups (`cgroup.procs` files), forbid core dumps and
+    drop all privileges before the program itself starts. Pure."""
+    script = ["ulimit -c 0", *(f"echo 0 > {shlex.quote(os.fspath(file))}" for file in cgroup), 'exec "$@"']
+    chain = ["/bin/sh", "-c", " && ".join(script), "sh"]
+    if user is not None:
+        groups = (
+            ["--groups", ",".join(str(gid) for gid in user.groups)] if user.groups else ["--clear-groups"]
+        )
+        chain += ["setpriv", "--reuid", str(user.uid), "--regid", str(user.gid), *groups,
+                  "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]  # fmt: skip
+    return [*chain, *argv]
+
+
+class Process:
+    """A program that runs in its own session, held by pidfd: its number cannot be mistaken for another's."""
+
+    def __init__(self, pid: int, pidfd: int, started: int) -> None:
+        self.pid = pid
+        self.started = started
+        """Start time in clock ticks since boot; with the pid it names the process as long as the host is up."""
+        self._pidfd = pidfd
+        self._ended: asyncio.Future[int | None] | None = None
+
+    @classmethod
+    def open(cls, pid: int, started: int | None = None) -> "Process":
+        """Holds a running process.
+
+        :raises ProcessLookupError: it does not exist, has ended, or is another one than `started` says.
+        """
+        pidfd = os.pidfd_open(pid)
+        try:
+            found = start_time(pid)
+            if started is not None and found != started:
+                raise ProcessLookupError(f"process {pid} is not the one that was started at {started}")
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return cls(pid, pidfd, found)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal; nothing happens when the process has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    async def wait(self) -> int | None:
+        """Waits for the end, as often and by as many tasks as wanted. The exit code, `-n` for signal n, None when
+        the process is not our child and only its parent knows."""
+        if self._ended is None:
+            loop = asyncio.get_running_loop()
+            self._ended = loop.create_future()
+            loop.add_reader(self._pidfd, self._reap)
+        return await asyncio.shield(self._ended)
+
+    def _reap(self) -> None:
+        assert self._ended is not None  # noqa: S101 - set before the reader is added
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._ended.set_result(reap(self._pidfd))
+
+    def close(self) -> None:
+        """Lets go of the process, which goes on if it still runs. Idempotent."""
+        if self._ended is not None and not self._ended.done():
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            self._ended.cancel()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def spawn(argv: Sequence[str], *, fds: Mapping[int, int], env: Mapping[str, str] | None = None) -> Process:
+    """Starts a program in its own session; it outlives us.
+
+    `fds` maps its file descriptors to ours; everything else is closed, an absent 0, 1 or 2 is /dev/null. Its
+    environment is `env` and nothing else. It inherits the namespaces of the calling thread. Blocks for 1 ms or so.
+    :raises OSError: the program cannot be executed.
+    """
+    with contextlib.ExitStack() as stack:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, null)
+        wanted = {0: null, 1: null, 2: null, **fds}
+        actions: list[tuple[int, int, int]] = []
+        for target, source in wanted.items():
+            # Lifted above every target first, so that no dup2 in the child overwrites a source still needed.
+            lifted = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, max(wanted) + 1)
+            stack.callback(os.close, lifted)
+            actions.append((os.POSIX_SPAWN_DUP2, lifted, target))
+        pid = os.posix_spawnp(argv[0], list(argv), dict(env or {"PATH": _CLEAN_ENV["PATH"]}), file_actions=actions,
+                              setsid=True, setsigmask=(), setsigdef=_SIGNALS_PYTHON_IGNORES)  # fmt: skip
+    return Process.open(pid)
+
+
+def start_time(pid: int) -> int:
+    """:raises ProcessLookupError: no such process, or only its zombie is left."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise ProcessLookupError(f"process {pid} does not exist") from error
+    if fields[0] in {b"Z", b"X"}:
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(fields[19])
+
+
+def reap(pidfd: int) -> int | None:
+    """The exit code of an ended child (`-n` for signal n), None for what is not our child. Never blocks."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if result is None:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def become_subreaper() -> None:
+    """Orphans among our descendants become our children, so that their exit codes reach us (prctl(2))."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(code)}")

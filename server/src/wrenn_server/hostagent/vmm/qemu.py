@@ -1,0 +1,323 @@
+"""The QEMU driver: `-M microvm`, with KVM where it is proven, in software everywhere else.
+
+How a VM starts: one short-lived thread makes its cgroup, opens everything the VM may touch, attaches to the TAP inside
+the sandbox's namespace, moves on into an empty namespace and starts QEMU there. QEMU runs as the slot's uid without
+capabilities and owns nothing but its inherited descriptors. Under software emulation that is still not a
+security boundary (QEMU docs/system/security.rst).
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wrenn_server.hostagent.vmm.base import Place, VmGone, VmmError, VmSpec
+from wrenn_server.hostagent.vmm.console import Tail, make_fifo, open_fifo
+from wrenn_server.hostagent.vmm.manifest import Format, Manifest, ManifestError
+from wrenn_server.hostagent.vmm.qemu_command import (
+    CONSOLE,
+    INITRD,
+    KERNEL,
+    LOG,
+    MEMORY,
+    MONITOR,
+    OVERHEAD_MB,
+    OVERLAY,
+    ROOT,
+    TAP,
+    Accel,
+    Machine,
+    Memory,
+    command,
+    kernel_args,
+    machine_arguments,
+)
+from wrenn_server.hostagent.vmm.qemu_vm import QemuVm
+from wrenn_server.hostagent.vmm.qmp import Qmp
+from wrenn_server.hostagent.vmm.running import empty
+from wrenn_server.hostagent.vmm.template_memory import TemplateMemory, new_memory
+from wrenn_server.linux import netns
+from wrenn_server.linux.cgroup import Cgroup, Cgroups, Limits
+from wrenn_server.linux.process import Process, User, confined, run, spawn
+from wrenn_server.linux.tsc import tsc_khz
+
+MIB = 1 << 20
+CONSOLE_FIFO, LOG_FIFO, MONITOR_SOCKET = "console", "log", "qmp"
+"""In the VM's directory."""
+_PIDS_MAX = 160
+"""vCPUs, QEMU's own threads and its block worker pool (up to 64 a drive)."""
+
+
+class QemuDriver:
+    """An async context manager. VMs must be left or detached before the driver is.
+
+    :param template_cache: bytes of template memory to keep at most; what running VMs map comes on top.
+    """
+
+    name = "qemu"
+
+    def __init__(
+        self,
+        *,
+        cgroups: Cgroups,
+        accel: Accel = Accel.TCG,
+        binary: str = "qemu-system-x86_64",
+        template_cache: int = 4 << 30,
+    ) -> None:
+        self._cgroups = cgroups
+        self._accel = accel
+        self._binary = binary
+        self._templates = TemplateMemory(template_cache)
+        self._version: str | None = None
+        self._empty_netns = -1
+        self._kernel_args = ""
+        self._groups: tuple[int, ...] = ()
+
+    async def __aenter__(self) -> Self:
+        self._empty_netns = await netns.in_own_thread(netns.new)
+        khz = await netns.in_own_thread(tsc_khz) if self._accel is Accel.TCG else None
+        self._kernel_args = kernel_args(self._accel, khz)
+        if self._accel is Accel.KVM:
+            self._groups = _kvm_groups()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._templates.close()
+        os.close(self._empty_netns)
+        self._empty_netns = -1
+
+    async def version(self) -> str:
+        if self._version is None:
+            try:
+                completed = await run([self._binary, "--version"], timeout=10)
+            except Exception as error:
+                raise VmmError(f"{self._binary} cannot be run: {error}") from error
+            words = completed.stdout.decode(errors="replace").splitlines()[0].split()
+            if words[:3] != ["QEMU", "emulator", "version"]:
+                raise VmmError(f"{self._binary} --version answered {' '.join(words)[:100]!r}")
+            self._version = words[3]
+        return self._version
+
+    def boot(
+        self, spec: VmSpec, place: Place, *, template: bool = False
+    ) -> AbstractAsyncContextManager[QemuVm]:
+        return self._boot(spec, place, Memory.SHARED if template else Memory.ANONYMOUS)
+
+    @contextlib.asynccontextmanager
+    async def _boot(self, spec: VmSpec, place: Place, memory: Memory) -> AsyncGenerator[QemuVm, None]:
+        async with AsyncExitStack() as stack:
+            own: int | None = None
+            if memory is Memory.SHARED:
+                own = new_memory(spec.memory_mb * MIB)
+                stack.callback(os.close, own)
+            vm = await stack.enter_async_context(self._process(spec, place, memory, own, incoming=False))
+            yield vm
+
+    @contextlib.asynccontextmanager
+    async def restore(self, spec: VmSpec, place: Place, snapshot: Path) -> AsyncGenerator[QemuVm, None]:
+        manifest = self._check(spec, snapshot, await self.version())
+        async with AsyncExitStack() as stack:
+            sealed: int | None = None
+            memory = Memory.ANONYMOUS
+            if manifest.format is Format.TEMPLATE:
+                memory = Memory.PRIVATE
+                sealed = await stack.enter_async_context(self._templates.use(snapshot / "memory"))
+            state = os.open(snapshot / "state", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            stack.callback(os.close, state)
+            vm = await stack.enter_async_context(self._process(spec, place, memory, sealed, incoming=True))
+            await vm.load(state)
+            yield vm
+
+    @contextlib.asynccontextmanager
+    async def adopt(self, spec: VmSpec, place: Place, record: dict[str, Any]) -> AsyncGenerator[QemuVm, None]:
+        started = _Started(place, self._cgroups.open(place.cgroup))
+        try:
+            memory = Memory(record["memory"])
+            started.process = Process.open(int(record["pid"]), int(record["started"]))
+            started.console, started.log = (
+                open_fifo(place.directory / name) for name in (CONSOLE_FIFO, LOG_FIFO)
+            )
+            started.monitor = _connect(place.directory)
+            version = str(record["version"])
+        except ProcessLookupError as error:
+            started.close()
+            raise VmGone(f"{place.id}: its QEMU process has ended") from error
+        except (KeyError, ValueError, TypeError) as error:
+            started.close()
+            raise VmmError(
+                f"{place.id}: the record in the journal is not one of QEMU's: {error!r}"
+            ) from error
+        except OSError as error:
+            started.close()
+            raise VmmError(f"{place.id}: cannot take over its QEMU: {error}") from error
+        async with self._vm(spec, memory, started, version) as vm:
+            yield vm
+
+    def _machine(self, spec: VmSpec) -> Machine:
+        return Machine(accel=self._accel, vcpus=spec.vcpus, memory_mb=spec.memory_mb)
+
+    def _check(self, spec: VmSpec, snapshot: Path, version: str) -> Manifest:
+        try:
+            manifest = Manifest.read(snapshot)
+            manifest.check(driver=self.name, version=version, machine=machine_arguments(self._machine(spec)))
+        except ManifestError as error:
+            raise VmmError(f"snapshot {snapshot.name} cannot be restored: {error}") from error
+        return manifest
+
+    @contextlib.asynccontextmanager
+    async def _process(
+        self, spec: VmSpec, place: Place, memory: Memory, memory_fd: int | None, *, incoming: bool
+    ) -> AsyncGenerator[QemuVm, None]:
+        version = await self.version()
+        started = _Started(place, self._cgroups.open(place.cgroup))
+        try:
+            await netns.in_own_thread(
+                lambda: self._start(started, spec, memory, memory_fd, incoming=incoming)
+            )
+        except BaseException as error:
+            await started.undo()
+            if isinstance(error, OSError):
+                raise VmmError(f"{place.id}: starting QEMU: {error}") from error
+            raise
+        async with self._vm(spec, memory, started, version) as vm:
+            yield vm
+
+    def _vm(self, spec: VmSpec, memory: Memory, started: "_Started", version: str) -> QemuVm:
+        assert started.process is not None and started.monitor is not None  # noqa: S101, PT018 - both just made
+        return QemuVm(
+            started.place,
+            started.process,
+            started.cgroup,
+            Tail(started.console),
+            Tail(started.log, 16 << 10),
+            Qmp(started.monitor),
+            memory=memory,
+            memory_mb=spec.memory_mb,
+            machine=machine_arguments(self._machine(spec)),
+            version=version,
+        )
+
+    def _start(
+        self, started: "_Started", spec: VmSpec, memory: Memory, memory_fd: int | None, *, incoming: bool
+    ) -> None:
+        """Everything that blocks, in a thread of its own that changes its namespace twice."""
+        place = started.place
+        machine = self._machine(spec)
+        limits = Limits(
+            memory_max=(spec.memory_mb + OVERHEAD_MB[machine.accel]) * MIB,
+            pids_max=_PIDS_MAX + spec.vcpus,
+            cpus=spec.vcpus + 0.5,
+        )
+        with contextlib.ExitStack() as stack:
+
+            def opened(path: Path, flags: int) -> int:
+                fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+                stack.callback(os.close, fd)
+                return fd
+
+            self._cgroups.create(place.cgroup, limits)
+            started.made = True
+            started.console = make_fifo(place.directory / CONSOLE_FIFO)
+            started.log = make_fifo(place.directory / LOG_FIFO)
+            listener = stack.enter_context(_listen(place.directory))
+            fds = {
+                CONSOLE: started.console,
+                LOG: started.log,
+                MONITOR: listener.fileno(),
+                ROOT: opened(spec.root_image, os.O_RDONLY),
+                OVERLAY: opened(spec.overlay, os.O_RDWR),
+            }
+            append = None
+            if memory_fd is not None:
+                fds[MEMORY] = memory_fd
+            if not incoming:
+                append = self._kernel_args
+                fds[KERNEL], fds[INITRD] = opened(spec.kernel, os.O_RDONLY), opened(spec.initrd, os.O_RDONLY)
+            netns.enter(place.netns)
+            fds[TAP] = netns.open_tap(place.tap)
+            stack.callback(os.close, fds[TAP])
+            netns.enter(self._empty_netns)
+            argv = command(self._binary, place.id, machine, memory, append=append, incoming=incoming)
+            user = User(uid=place.uid, gid=place.gid, groups=self._groups)
+            started.process = spawn(confined(argv, user=user, cgroup=started.cgroup.procs), fds=fds)
+            # The kernel queues the connection and our first command until QEMU gets there: nothing to wait for.
+            started.monitor = _connect(place.directory)
+
+
+@dataclass(slots=True)
+class _Started:
+    """What exists of a VM before somebody owns it."""
+
+    place: Place
+    cgroup: Cgroup
+    made: bool = False
+    console: int = -1
+    log: int = -1
+    process: Process | None = None
+    monitor: socket.socket | None = None
+
+    def close(self) -> None:
+        for fd in (self.console, self.log):
+            if fd >= 0:
+                os.close(fd)
+        if self.monitor is not None:
+            self.monitor.close()
+        if self.process is not None:
+            self.process.close()
+
+    async def undo(self) -> None:
+        try:
+            if self.process is not None:
+                self.process.kill()
+                await self.process.wait()
+            if self.made:
+                await self.cgroup.remove()
+                empty(self.place.directory)
+        finally:
+            self.close()
+
+
+def _listen(directory: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with _short(directory) as path:
+            listener.bind(path)
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _connect(directory: Path) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        with _short(directory) as path:
+            connected.connect(path)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+@contextlib.contextmanager
+def _short(directory: Path) -> Generator[str, None, None]:
+    """A path of the monitor's socket that fits into the 108 bytes of a unix address, however deep it lies."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{MONITOR_SOCKET}"
+    finally:
+        os.close(fd)
+
+
+def _kvm_groups() -> tuple[int, ...]:
+    """The group that may use /dev/kvm, when it is not everybody."""
+    stat = os.stat("/dev/kvm")
+    return () if stat.st_mode & 0o006 == 0o006 else (stat.st_gid,)

@@ -1,0 +1,142 @@
+"""QEMU's command line: a pure function of the machine, so that two runs agree on every device.
+
+`-M microvm` is unversioned: a snapshot loads only into the same QEMU build with the same devices in the same
+order. Everything a VM owns comes in as an inherited file descriptor with a fixed number, so the arguments are
+equal for all VMs of one shape, and the VM's uid needs no right on any directory. Sources: QEMU
+docs/system/i386/microvm.rst, docs/system/security.rst, qemu-options.hx.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from wrenn_server.hostagent.network.base import GUEST_MAC
+
+CONSOLE, LOG, MONITOR, ROOT, OVERLAY, TAP, MEMORY, KERNEL, INITRD, STATE = range(1, 11)
+"""The VM's file descriptors: guest console (stdout), QEMU's messages (stderr), listening QMP socket, drives…"""
+
+TB_CACHE_MB = 64
+"""Translated code of an emulated guest. The default is a share of guest memory, which no small VM ever fills."""
+OVERHEAD_MB = {"tcg": TB_CACHE_MB + 96, "kvm": 96}
+"""What a QEMU process needs beside guest memory and what the cgroup therefore grants: about 45 MiB of its own,
+migration buffers, page cache of the overlay, page tables; and the translated code."""
+
+
+class Accel(StrEnum):
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Memory(StrEnum):
+    """Where guest memory lives."""
+
+    SHARED = "shared"
+    """A memfd of the VM's own, mapped shared: `snapshot` only has to copy it. For VMs that make a template."""
+    PRIVATE = "private"
+    """The template's sealed memfd, copy-on-write."""
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a snapshot depends on."""
+
+    accel: Accel
+    vcpus: int
+    memory_mb: int
+
+
+def kernel_args(accel: Accel, tsc_khz: int | None) -> str:
+    """The guest kernel's command line.
+
+    `reboot=t` (triple fault) and `panic=-1` end QEMU under -no-reboot. One boot in ten hung in the calibration of
+    the TSC against an emulated PIT; `tsc_early_khz` spares the calibration.
+    """
+    words = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", "net.ifnames=0", "random.trust_cpu=on"]
+    if accel is Accel.TCG:
+        words.append("mitigations=off")  # emulated CPUs do not speculate
+        if tsc_khz is not None:
+            words.append(f"tsc_early_khz={tsc_khz}")
+    return " ".join([*words, "init=/sbin/wrenn-init"])
+
+
+def machine_arguments(machine: Machine) -> list[str]:
+    """The guest-visible part. Recorded with each snapshot and compared before a restore."""
+    # pit and pic cannot go under TCG: the kernel then finds no timer.
+    legacy = "on" if machine.accel is Accel.TCG else "off"
+    # fmt: off
+    return [
+        "-M", f"microvm,acpi=on,x-option-roms=off,pit={legacy},pic={legacy},rtc=on,isa-serial=on,"
+              "dump-guest-core=off,mem-merge=off,memory-backend=ram",
+        "-cpu", "max" if machine.accel is Accel.TCG else "host",
+        "-smp", str(machine.vcpus),
+        "-m", str(machine.memory_mb),
+        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-global", "virtio-mmio.force-legacy=false",
+        "-blockdev", _drive("root", ROOT, read_only=True),
+        "-device", "virtio-blk-device,drive=root",
+        "-blockdev", _drive("overlay", OVERLAY, read_only=False),
+        "-device", "virtio-blk-device,drive=overlay",
+        "-netdev", f"tap,id=net,fd={TAP}",
+        "-device", f"virtio-net-device,netdev=net,mac={GUEST_MAC}",
+        "-object", "rng-builtin,id=rng",
+        "-device", "virtio-rng-device,rng=rng",
+        "-chardev", "stdio,id=console,signal=off",
+        "-serial", "chardev:console",
+    ]
+    # fmt: on
+
+
+def command(
+    binary: str, name: str, machine: Machine, memory: Memory, *, append: str | None, incoming: bool
+) -> list[str]:
+    """The whole command. `append` is the kernel's command line of a cold boot, None for a restore, whose kernel is
+    in the snapshot's memory; `incoming` waits for QMP `migrate-incoming`."""
+    accel = "kvm" if machine.accel is Accel.KVM else f"tcg,thread=multi,tb-size={TB_CACHE_MB}"
+    # fmt: off
+    argv = [
+        binary,
+        "-name", name,
+        "-accel", accel,
+        "-object", _memory(memory, machine.memory_mb),
+        "-add-fd", f"fd={ROOT},set={ROOT}",
+        "-add-fd", f"fd={OVERLAY},set={OVERLAY}",
+        *machine_arguments(machine),
+        "-chardev", f"socket,id=monitor,fd={MONITOR},server=on,wait=off",
+        "-mon", "chardev=monitor,mode=control",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]
+    # fmt: on
+    if append is not None:
+        argv += ["-kernel", _inherited(KERNEL), "-initrd", _inherited(INITRD), "-append", append]
+    if incoming:
+        argv += ["-incoming", "defer"]
+    return argv
+
+
+def _memory(memory: Memory, size_mb: int) -> str:
+    if memory is Memory.ANONYMOUS:
+        return f"memory-backend-ram,id=ram,size={size_mb}M"
+    share = "on" if memory is Memory.SHARED else "off"
+    return f"memory-backend-file,id=ram,size={size_mb}M,mem-path={_inherited(MEMORY)},share={share}"
+
+
+def _drive(node: str, fd: int, *, read_only: bool) -> str:
+    # Always raw: probing would let a guest turn its disk into a qcow2 with a backing file of the host. No flush:
+    # the overlay must survive the VM, not the host; whoever keeps it syncs it.
+    options: dict[str, Any] = {
+        "driver": "raw",
+        "node-name": node,
+        "read-only": read_only,
+        "discard": "ignore" if read_only else "unmap",
+        "cache": {"direct": False, "no-flush": True},
+        "file": {"driver": "file", "filename": f"/dev/fdset/{fd}", "discard": "unmap"},
+    }
+    if read_only:
+        options["file"] = {"driver": "file", "filename": f"/dev/fdset/{fd}", "read-only": True}
+    return json.dumps(options, separators=(",", ":"))
+
+
+def _inherited(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"

@@ -1,0 +1,135 @@
+"""Memory of templates: one sealed memfd a snapshot, which all VMs restored from it map copy-on-write.
+
+QEMU before 8.2 opens the memory file for writing even for a private mapping. A file that every VM's uid may write
+would let one escaped guest change all others; seals make that impossible for everybody, us included.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_COPY_CHUNK = 16 << 20
+
+
+def new_memory(size: int) -> int:
+    """A writable memfd for the memory of a VM that becomes a template."""
+    fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def copy_sparse(source: int, target: int) -> int:
+    """Copies a whole file into an empty one, holes stay holes. Returns the bytes that were copied."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    copied = position = 0
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            break
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        os.lseek(target, start, os.SEEK_SET)
+        position = start
+        while position < end:
+            count = os.sendfile(target, source, position, min(_COPY_CHUNK, end - position))
+            if count == 0:
+                raise OSError(f"the file ends at {position} of {size} bytes")
+            position += count
+        copied += end - start
+    return copied
+
+
+def seal_copy(path: Path) -> int:
+    """A sealed memfd with the content of `path`. Blocks."""
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        sealed = os.memfd_create("template-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            copy_sparse(source, sealed)
+            fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            os.close(sealed)
+            raise
+        return sealed
+    finally:
+        os.close(source)
+
+
+@dataclass(slots=True)
+class _Entry:
+    identity: tuple[int, int, int]
+    making: "asyncio.Future[int]"
+    size: int
+    users: int = 0
+
+
+class TemplateMemory:
+    """The memfds of the templates in use, the least recently used ones given up beyond `limit` bytes. A VM's own
+    mapping keeps its memory alive whatever happens here."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[Path, _Entry] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def use(self, path: Path) -> AsyncGenerator[int, None]:
+        """The memfd of a memory file, valid inside the context. Made by the first who asks, the others wait.
+
+        :raises OSError: the file is missing, or memory is short.
+        """
+        stat = os.stat(path)
+        identity = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+        entry = self._entries.get(path)
+        if entry is None or entry.identity != identity or (entry.making.done() and entry.making.exception()):
+            making = asyncio.ensure_future(asyncio.to_thread(seal_copy, path))
+            self._forget(path)
+            entry = self._entries[path] = _Entry(identity, making, stat.st_blocks * 512)
+        self._entries.move_to_end(path)
+        entry.users += 1
+        try:
+            self._shrink()
+            yield await asyncio.shield(entry.making)
+        finally:
+            entry.users -= 1
+            if self._entries.get(path) is not entry:
+                self._drop(entry)
+
+    def close(self) -> None:
+        """Gives up all of it."""
+        for path in list(self._entries):
+            self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        entry = self._entries.pop(path, None)
+        if entry is not None:
+            self._drop(entry)
+
+    def _shrink(self) -> None:
+        total = sum(entry.size for entry in self._entries.values())
+        for path, entry in list(self._entries.items()):
+            if total <= self._limit:
+                return
+            if entry.users == 0:
+                total -= entry.size
+                self._forget(path)
+
+    @staticmethod
+    def _drop(entry: _Entry) -> None:
+        if entry.users:
+            return  # the last user closes it
+        if entry.making.done():
+            _close_result(entry.making)
+        else:
+            entry.making.add_done_callback(_close_result)
+
+
+def _close_result(making: "asyncio.Future[int]") -> None:
+    if not making.cancelled() and making.exception() is None:
+        os.close(making.result())
