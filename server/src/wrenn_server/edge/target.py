@@ -14,8 +14,9 @@ from wrenn_server.wire.stream import Stream
 Connect = Callable[[], Awaitable[Stream]]
 """Opens a new connection to the upstream.
 
-Raises `Refused` to have that answer sent, `ConnectionRefusedError` for a port that nobody listens on (retried when
-`retry_refused`), `OSError` or `TimeoutError` for the rest (502 and 504). Cancelled when the client goes away.
+Raises `Refused` to have that answer sent, a WrennError to have its problem sent, `ConnectionRefusedError` for a
+port that nobody listens on (retried when `retry_refused`), other `OSError` or `TimeoutError` for the rest (503, 504).
+Cancelled when the client goes away.
 """
 
 
@@ -49,6 +50,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     rewrite: Callable[[Head], Head] | None = None
     """Applied to the request's head; framing and hop-by-hop headers are the listener's own business."""
     rewrite_response: Callable[[ResponseHead], ResponseHead] | None = None
+    upgrade: bool = True
+    """Pass `Upgrade` on (never to h2c); a 101 makes the rest raw bytes. Without it the header is dropped."""
     retry_refused: bool = False
     """Retry ConnectionRefusedError within about one second: a server in the sandbox may be just starting."""
     refused: Answer | None = None
@@ -69,7 +72,8 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
 
 Target = Upstream | Answer | Tunnel
 Route = Callable[[Head, Peer], Awaitable[Target]]
-"""May wait (wake a sandbox, look up a host); is cancelled when the client goes away. May raise `Refused`."""
+"""May wait (wake a sandbox, look up a host); is cancelled when the client goes away. May raise `Refused` or
+a WrennError."""
 
 
 class Refused(Exception):
@@ -86,6 +90,7 @@ class Exchange(msgspec.Struct, kw_only=True):
     method: str
     target: str
     peer: Peer
+    request_id: str
     to: Target
     status: int
     """0: aborted before a response began."""

@@ -20,6 +20,12 @@ from wrenn_server.wire.head import MAX_HEAD, BadHead
 HIGH_WATER = 256 * 1024
 """Bytes buffered in either direction before the sender is made to wait; uvloop reads up to 250 kB at a time."""
 
+_KEEPALIVE = (  # a peer that vanished without FIN is noticed after two minutes
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
+)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
 
@@ -29,15 +35,17 @@ class Stream(asyncio.Protocol):
 
     :ivar eof: the peer sent FIN; bytes received before it may still be unread
     :ivar lost: the connection is gone, in both directions
+    :ivar received: bytes received so far
     """
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.eof = False
         self.lost = False
+        self.received = 0
         self.error: Exception | None = None
         self.on_end: Callable[[], None] | None = None
-        """Called once when the peer sends FIN or the connection is lost, whichever comes first."""
+        """Called when the peer sends FIN, and again when the connection is lost."""
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._reader: asyncio.Future[None] | None = None
@@ -45,6 +53,7 @@ class Stream(asyncio.Protocol):
         self._closed: asyncio.Future[None] | None = None
         self._reading = True
         self._writable = True
+        self._half_closable = True
         self._sink: Stream | None = None
         self._source: Stream | None = None
 
@@ -238,8 +247,12 @@ class Stream(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option, value in _KEEPALIVE:
+                sock.setsockopt(*option, value)
+        self._half_closable = transport.get_extra_info("sslcontext") is None
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         if self._sink is not None:
             self._sink.write(data)
             return
@@ -257,8 +270,9 @@ class Stream(asyncio.Protocol):
         self._wake_reader()
         if self._sink is not None:
             self._sink.write_eof()
-        self._ended()
-        return True  # our direction stays open: the owner decides
+        if self.on_end is not None:
+            self.on_end()
+        return self._half_closable  # our direction stays open: the owner decides
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -270,7 +284,8 @@ class Stream(asyncio.Protocol):
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._end_sink(exc)
-        self._ended()
+        if self.on_end is not None:
+            self.on_end()
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -291,11 +306,6 @@ class Stream(asyncio.Protocol):
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
-
-    def _ended(self) -> None:
-        callback, self.on_end = self.on_end, None
-        if callback is not None:
-            callback()
 
 
 async def connect_tcp(

@@ -1,0 +1,115 @@
+"""The edge's own answers. Source of the sandbox ones: E2B's proxy; its SDKs compare status and body."""
+
+import msgspec
+
+from wrenn_server.edge.target import Answer
+from wrenn_server.model.errors import WrennError
+from wrenn_server.wire import problems
+
+_REASONS = {
+    101: "Switching Protocols",
+    200: "OK",
+    204: "No Content",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    409: "Conflict",
+    413: "Content Too Large",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+}
+
+
+def reason(status: int) -> str:
+    return _REASONS.get(status, "")
+
+
+def problem(status: int, code: str, message: str, *, retryable: bool = False) -> Answer:
+    """`{"error": {…}}`; the listener writes the request's id into the header X-Request-Id."""
+    body = problems.ProblemBody(problems.Problem(code=code, message=message, retryable=retryable))
+    return Answer(status=status, body=msgspec.json.encode(body))
+
+
+def from_error(error: WrennError) -> Answer:
+    return Answer(status=error.status, body=problems.encode(error, None))
+
+
+def sandbox_not_found(sandbox_id: str) -> Answer:
+    """Also for a sandbox that is paused, killed, or of nobody: all look the same from outside."""
+    return _sandbox(502, {"sandboxId": sandbox_id, "message": "The sandbox was not found", "code": 502})
+
+
+def port_not_open(sandbox_id: str, port: int) -> Answer:
+    return _sandbox(
+        502,
+        {
+            "sandboxId": sandbox_id,
+            "message": "The sandbox is running but port is not open",
+            "port": port,
+            "code": 502,
+        },
+    )
+
+
+def host_unreachable(sandbox_id: str) -> Answer:
+    return _sandbox(
+        503,
+        {"sandboxId": sandbox_id, "message": "The host of the sandbox cannot be reached now", "code": 503},
+    )
+
+
+def sandbox_broke_off(sandbox_id: str, port: int) -> Answer:
+    """The port was open, and closed without a proper answer."""
+    return _sandbox(
+        502,
+        {
+            "sandboxId": sandbox_id,
+            "message": "The sandbox closed the connection without an answer",
+            "port": port,
+            "code": 502,
+        },
+    )
+
+
+def bad_address(message: str) -> Answer:
+    """The request names a sandbox in a way that cannot be right."""
+    return _sandbox(400, {"message": message, "code": 400})
+
+
+def no_such_path() -> Answer:
+    """envd's control routes, which do not exist from outside."""
+    return _sandbox(404, {"message": "not found", "code": 404})
+
+
+def _sandbox(status: int, body: dict[str, object]) -> Answer:
+    return Answer(status=status, body=msgspec.json.encode(body))
+
+
+def upstream_down() -> Answer:
+    return problem(503, "unavailable", "the service behind this port does not answer now", retryable=True)
+
+
+def upstream_slow() -> Answer:
+    return problem(
+        504, "timed_out", "the service behind this port could not be reached in time", retryable=True
+    )
+
+
+def upstream_broke_off() -> Answer:
+    return problem(502, "bad_gateway", "the service behind this port broke off before it answered")
+
+
+def bad_body() -> Answer:
+    return problem(400, "invalid_request", "malformed chunked body")
+
+
+def internal() -> Answer:
+    return problem(500, "internal_error", "the request could not be handled")

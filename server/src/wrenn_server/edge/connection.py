@@ -1,0 +1,243 @@
+"""One client connection: requests one after the other, each with its own target.
+
+```
+ idle ──first byte──► head ──complete──► busy ──response whole, kept──► idle
+  │ FIN, limits.idle    │ limits.head: 408     │ else
+  ▼                     ▼                      ▼
+closed ◄───────────────────────────────── finishing (what is buffered is delivered, unread input discarded)
+```
+One task a connection; it is cancelled when the client goes away while it is busy.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from wrenn_server.edge import answers
+from wrenn_server.edge import head as heads
+from wrenn_server.edge.exchange import Broken, Passage
+from wrenn_server.edge.pool import Pool
+from wrenn_server.edge.target import Answer, Exchange, Peer, Refused, Route, Target, Tunnel, Upstream
+from wrenn_server.model.errors import WrennError
+from wrenn_server.wire.body import BadBody
+from wrenn_server.wire.head import (
+    BadHead,
+    Framing,
+    Head,
+    ResponseHead,
+    parse_request,
+    request_framing,
+    wants_close,
+)
+from wrenn_server.wire.stream import Stream
+
+_FINISH = 10.0  # seconds for a client to take the end of its last response
+_DISCARD = 4 * 1024 * 1024  # bytes of unread input, so that the answer is not lost to a RST
+_FOREVER = float("inf")
+
+logger = logging.getLogger(__name__)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    connections: int = 10_000
+    head: float = 10.0
+    """From the first byte of a head to its last; for the first request from the connection's start."""
+    idle: float = 320.0
+    """Between two requests of a connection; longer than the 300 s that E2B's SDKs keep one, so that they close first."""
+    connect: float = 10.0
+    """To open a connection to an upstream, retries included."""
+    silence: float = 3600.0
+    """Without a byte from either side during an exchange. TCP keep-alive finds dead peers earlier."""
+    grace: float = 10.0
+    """For requests to finish when the listener stops."""
+
+
+class Service(msgspec.Struct, kw_only=True):
+    """What all connections of a listener share."""
+
+    route: Route
+    limits: Limits
+    pool: Pool
+    trusted: bool
+    observe: Callable[[Exchange], None] | None
+    stopping: bool = False
+
+
+class Connection:
+    def __init__(self, service: Service, stream: Stream, peer: Peer) -> None:
+        self.service = service
+        self.stream = stream
+        self.peer = peer
+        self.task = asyncio.create_task(self._run(), name=f"edge {peer.host or 'unix'}")
+        self._loop = asyncio.get_running_loop()
+        self._busy = False
+        self._in_head = False
+        self._deadline = self._loop.time() + service.limits.head
+        self._passage: Passage | None = None
+        self._moved = 0
+
+    def expire(self, now: float) -> None:
+        """Ends what has taken too long. Called about once a second."""
+        if self._busy:
+            upstream = self._passage.upstream if self._passage is not None else None
+            moved = self.stream.received + (upstream.received if upstream is not None else 0)
+            if moved != self._moved:
+                self._moved = moved
+                self._deadline = now + self.service.limits.silence
+        if now < self._deadline:
+            return
+        self._deadline = _FOREVER
+        if self._busy:
+            self.task.cancel()
+        elif self._in_head:
+            self._write(
+                answers.problem(408, "request_timeout", "the head of the request took too long"), None, False
+            )
+            self.stream.close()
+        else:
+            self.stream.abort()
+
+    def stop(self) -> None:
+        """Closes it now if it is idle; a busy one ends after its request."""
+        if not self._busy:
+            self.stream.close()
+
+    async def _run(self) -> None:
+        try:
+            while await self._one() and not self.service.stopping:
+                self._deadline = self._loop.time() + self.service.limits.idle
+            self._deadline = self._loop.time() + _FINISH
+            await self._finish()
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client went away, was too slow, or the listener stops
+        finally:
+            self.stream.abort()
+
+    async def _one(self) -> bool:
+        """One request; True when a next one may follow."""
+        stream = self.stream
+        first = await stream.read()
+        if not first:
+            return False
+        stream.unread(first)
+        self._in_head = True
+        self._deadline = min(self._deadline, self._loop.time() + self.service.limits.head)
+        try:
+            data = await stream.read_head()
+            if data is None:
+                return False
+            head = parse_request(data)
+            framing = request_framing(head)
+            head = heads.admitted(head, self.peer, trusted=self.service.trusted)
+        except BadHead as bad:
+            code = "invalid_request" if bad.status == 400 else "unsupported"
+            self._write(answers.problem(bad.status, code, bad.message), None, False)
+            return False
+        finally:
+            self._in_head = False
+        if stream.eof or stream.lost:
+            return False
+        self._busy = True
+        self._moved = -1
+        self._deadline = _FOREVER
+        stream.on_end = self._gone
+        try:
+            return await self._serve(head, framing)
+        finally:
+            stream.on_end = None
+            self._busy = False
+            self._passage = None
+
+    def _gone(self) -> None:
+        """FIN counts as gone: it is how a closed client looks until something is written to it."""
+        self.stream.on_end = None  # FIN, then the loss: a second cancel would interrupt the clean-up
+        self.task.cancel()
+
+    async def _serve(self, head: Head, framing: Framing) -> bool:
+        started = time.perf_counter()  # uvloop rounds its own clock to milliseconds
+        passage = Passage(self.stream, head, framing, self.service.pool, self.service.limits.connect)
+        self._passage = passage
+        target = answers.internal()
+        try:
+            target = await self._target(head)
+            try:
+                if isinstance(target, Upstream):
+                    await passage.forward(target)
+                elif isinstance(target, Tunnel):
+                    await passage.tunnel(target)
+                else:
+                    self._answer(passage, target)
+            except Broken as broken:
+                self._answer(passage, broken.answer)
+            return passage.keep
+        finally:
+            if self.service.observe is not None:
+                self.service.observe(
+                    Exchange(
+                        method=head.method,
+                        target=head.target,
+                        peer=self.peer,
+                        request_id=head.fields.get("x-request-id", ""),
+                        to=target,
+                        status=passage.status,
+                        aborted=not passage.whole,
+                        seconds=time.perf_counter() - started,
+                        received=passage.received,
+                        sent=passage.sent,
+                    )
+                )
+
+    async def _target(self, head: Head) -> Target:
+        try:
+            target = await self.service.route(head, self.peer)
+        except Refused as refused:
+            return refused.answer
+        except WrennError as error:
+            return answers.from_error(error)
+        except Exception:
+            logger.exception("the route of %s %s failed", head.method, head.path)
+            return answers.internal()
+        if isinstance(target, Answer) or isinstance(target, Tunnel) == (head.method == "CONNECT"):
+            return target
+        return answers.problem(405, "method_not_allowed", "CONNECT is not for this address")
+
+    def _answer(self, passage: Passage, answer: Answer) -> None:
+        try:
+            while passage.request.take():
+                pass  # a small body is here already and may be thrown away
+        except BadBody:
+            answer = answers.bad_body()
+        head = passage.head
+        keep = passage.request.done and not wants_close(head) and head.method != "CONNECT"
+        passage.status = answer.status
+        passage.whole = True
+        passage.keep = keep
+        passage.sent = len(answer.body)
+        self._write(answer, head, keep)
+
+    def _write(self, answer: Answer, head: Head | None, keep: bool) -> None:
+        lines = list(answer.headers)
+        if answer.status not in (204, 304):
+            lines.append(("Content-Length", str(len(answer.body))))
+        request_id = head.fields.get("x-request-id") if head is not None else None
+        if request_id:
+            lines.append(("X-Request-Id", request_id))
+        if not keep:
+            lines.append(("Connection", "close"))
+        data = ResponseHead(tuple(lines), {}, answer.status, answers.reason(answer.status)).encode()
+        self.stream.write(data if head is not None and head.method == "HEAD" else data + answer.body)
+
+    async def _finish(self) -> None:
+        """Lets the client have what was written. A close with unread input would reset the connection and lose it."""
+        stream = self.stream
+        stream.write_eof()
+        discarded = 0
+        while discarded < _DISCARD and (data := await stream.read()):
+            discarded += len(data)
+        stream.close()
+        await stream.wait_closed()

@@ -1,0 +1,131 @@
+"""What a proxy does to heads: a request's on the way in, a response's on the way back (RFC 9110 7.6, RFC 9112).
+
+Pure. Everything about the hop between client and edge ends here, so that no header of the client can act on the hop
+between edge and upstream.
+"""
+
+import re
+import secrets
+
+from wrenn_server.edge.target import Peer
+from wrenn_server.wire.head import BadHead, Framing, Head, Headers, ResponseHead
+
+_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+_NOT_NAMED = frozenset({"host", "content-length", "x-request-id"})
+"""`Connection: host` must not take away what framing and routing stand on."""
+_FORWARDED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip"})
+_HOST = re.compile(r"[A-Za-z0-9.\-_]*(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?", re.ASCII)
+_AUTHORITY = re.compile(r"[A-Za-z0-9.\-_]+:[0-9]{1,5}", re.ASCII)
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
+
+
+def admitted(head: Head, peer: Peer, *, trusted: bool) -> Head:
+    """The request as routes see it: origin-form target, one good Host, X-Request-Id and X-Forwarded-* that are true.
+
+    :param trusted: the peer is a proxy or program of ours: its X-Request-Id and X-Forwarded-* are kept
+    :raises BadHead: no or several hosts, or a target that fits neither method nor host
+    """
+    host = head.fields.get("host")
+    if host is None:
+        if head.minor:
+            raise BadHead("no Host")
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise BadHead("Host is not one host name or address")
+    target = _target(head, host)
+    request_id = head.fields.get("x-request-id") if trusted else None
+    if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+        request_id = f"req_{secrets.token_hex(10)}"
+    forged = {"x-request-id"} if trusted else {"x-request-id", *_FORWARDED}
+    headers = [*(_without(head.headers, forged) if not forged.isdisjoint(head.fields) else head.headers)]
+    if peer.host:
+        if not trusted:
+            headers.append(("X-Forwarded-For", peer.host))
+        if not trusted or "x-forwarded-proto" not in head.fields:
+            headers.append(("X-Forwarded-Proto", "https" if peer.tls else "http"))
+        if not trusted or "x-forwarded-host" not in head.fields:
+            headers.append(("X-Forwarded-Host", host))
+    headers.append(("X-Request-Id", request_id))
+    return Head.of(head.method, target, headers, head.minor)
+
+
+def onward(head: Head) -> Head:
+    """Without what belongs to the hop from the client."""
+    return Head.of(head.method, head.target, _end_to_end(head))
+
+
+def outgoing(head: Head, framing: Framing, *, upgrade: str | None, reusable: bool) -> bytes:
+    """The bytes for the upstream: `onward`, rewritten, plus our own hop's headers."""
+    own: list[tuple[str, str]] = []
+    if framing.kind == "chunked":
+        own.append(("Transfer-Encoding", "chunked"))
+    if upgrade:
+        own += [("Connection", "Upgrade"), ("Upgrade", upgrade)]
+    elif not reusable:
+        own.append(("Connection", "close"))
+    return Head(head.headers + tuple(own), head.fields, head.method, head.target).encode()
+
+
+def returned(head: ResponseHead) -> ResponseHead:
+    """The upstream's response without what belongs to the hop to the upstream."""
+    return ResponseHead.of(head.status, _end_to_end(head), head.reason)
+
+
+def delivered(head: ResponseHead, *, chunked: bool, close: bool) -> bytes:
+    """The bytes for the client: `returned`, rewritten, plus the framing that the client gets."""
+    own: list[tuple[str, str]] = []
+    if chunked:
+        own.append(("Transfer-Encoding", "chunked"))
+    if close:
+        own.append(("Connection", "close"))
+    return ResponseHead(head.headers + tuple(own), head.fields, head.status, head.reason).encode()
+
+
+def switched(head: ResponseHead) -> bytes:
+    """101 for the client."""
+    protocol = head.fields.get("upgrade", "")
+    own = (("Connection", "Upgrade"), ("Upgrade", protocol))
+    return ResponseHead(_end_to_end(head) + own, {}, 101, head.reason).encode()
+
+
+def _target(head: Head, host: str) -> str:
+    target = head.target
+    if head.method == "CONNECT":
+        if not _AUTHORITY.fullmatch(target):
+            raise BadHead("the target of CONNECT is not HOST:PORT")
+        return target
+    if target.startswith("/") or (target == "*" and head.method == "OPTIONS"):
+        return target
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise BadHead("the target is not a path")
+    if match[1].lower() != host.lower():
+        raise BadHead("the target's host is not the Host")
+    path = match[2]
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _end_to_end(head: Head | ResponseHead) -> Headers:
+    fields = head.fields
+    if _HOP.isdisjoint(fields):
+        return head.headers
+    named = head.tokens("connection") - _NOT_NAMED if "connection" in fields else frozenset[str]()
+    return _without(head.headers, _HOP | named if named - {"close", "keep-alive"} else _HOP)
+
+
+def _without(headers: Headers, names: frozenset[str] | set[str]) -> Headers:
+    return tuple(line for line in headers if line[0].lower() not in names)
