@@ -1,8 +1,10 @@
 """Debian packages by the host's own apt configuration: its mirrors, proxies and keys are the only ones we know."""
 
+import asyncio
 import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wrenn_server.images.progress import Progress
@@ -10,6 +12,7 @@ from wrenn_server.linux.process import CommandFailed, run
 
 # The settings of the host's apt that a build elsewhere needs to reach the same archives in the same way.
 CARRIED_SETTINGS = ("Acquire::http", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv")
+INDEX_FORMAT = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 DOWNLOAD_TIMEOUT = 900.0
 
 
@@ -43,8 +46,8 @@ def host_suite(os_release: str) -> str:
 
 
 def debian_sources(index_targets: str, suite: str) -> list[Source]:
-    """Debian's own sources of one release, with updates and security, out of `apt-get indextargets` with the format
-    `$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)`. Other vendors' sources do not go into guests."""
+    """Debian's own sources of one release, with updates and security, out of what `apt-get indextargets` says in
+    INDEX_FORMAT. Other vendors' sources do not go into guests."""
     components: dict[tuple[str, str], list[str]] = {}
     for line in index_targets.splitlines():
         origin, uri, release, component = line.split("|")
@@ -62,48 +65,57 @@ def carried_settings(dump: str) -> list[str]:
     ]
 
 
-async def sources(suite: str, progress: Progress, step: str) -> list[Source]:
-    """:raises UnsuitableHost: the host's apt knows no Debian archive."""
-    for attempt in ("as it is", "after an update"):
-        targets = await run(
-            [
-                "apt-get",
-                "indextargets",
-                "--format",
-                "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
-                "Created-By: Packages",
-            ]
-        )
-        if found := debian_sources(targets.stdout.decode(), suite):
-            return found
-        if attempt == "as it is":
-            await update(progress, step)
-    raise UnsuitableHost(f"apt on this machine has no source of Debian {suite}: see /etc/apt/sources.list.d")
+class Apt:
+    """The host's apt during one build. Its package lists are brought up to date at most once, and only if needed."""
 
+    def __init__(self, suite: str, progress: Progress) -> None:
+        self.suite = suite
+        self.progress = progress
+        self._updating = asyncio.Lock()
+        self._updated = False
 
-async def settings() -> list[str]:
-    return carried_settings((await run(["apt-config", "dump"])).stdout.decode())
+    async def sources(self, step: str) -> list[Source]:
+        """:raises UnsuitableHost: apt knows no Debian archive."""
+        if not (found := await self._known_sources()):
+            await self._update(step)
+            found = await self._known_sources()
+        if not found:
+            raise UnsuitableHost(f"apt on this machine has no source of Debian {self.suite}: see /etc/apt")
+        return found
 
+    async def settings(self) -> list[str]:
+        return carried_settings((await run(["apt-config", "dump"])).stdout.decode())
 
-async def update(progress: Progress, step: str) -> None:
-    progress.line(step, "apt-get update")
-    await run(["apt-get", "update"], timeout=DOWNLOAD_TIMEOUT, on_line=lambda text: progress.line(step, text))
+    async def download(self, package: str, folder: Path, step: str) -> Path:
+        """Fetches the current version of one package into `folder` without installing it, and gives its path."""
+        target = folder / package
+        target.mkdir()
+        # The sandbox user of apt may not write into our folder; the signature is checked either way.
+        argv = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
+        on_line = partial(self.progress.line, step)
+        try:
+            await run(argv, cwd=target, timeout=DOWNLOAD_TIMEOUT, on_line=on_line)
+        except CommandFailed:
+            # Fresh machines have no package lists, old ones name versions that the mirror has dropped.
+            await self._update(step)
+            await run(argv, cwd=target, timeout=DOWNLOAD_TIMEOUT, on_line=on_line)
+        [deb] = target.glob("*.deb")
+        return deb
 
+    async def _known_sources(self) -> list[Source]:
+        targets = await run(["apt-get", "indextargets", "--format", INDEX_FORMAT, "Created-By: Packages"])
+        return debian_sources(targets.stdout.decode(), self.suite)
 
-async def download(package: str, folder: Path, progress: Progress, step: str) -> Path:
-    """Fetches the current version of one package into `folder` without installing it, and gives its path."""
-    target = folder / package
-    target.mkdir()
-    # The sandbox user of apt may not write into our folder; the signature is checked either way.
-    argv = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
-    try:
-        await run(argv, cwd=target, timeout=DOWNLOAD_TIMEOUT, on_line=lambda text: progress.line(step, text))
-    except CommandFailed:
-        # Fresh machines have no package lists, old ones name versions that the mirror has dropped.
-        await update(progress, step)
-        await run(argv, cwd=target, timeout=DOWNLOAD_TIMEOUT, on_line=lambda text: progress.line(step, text))
-    [deb] = target.glob("*.deb")
-    return deb
+    async def _update(self, step: str) -> None:
+        async with self._updating:
+            if not self._updated:
+                self.progress.line(step, "apt-get update")
+                await run(
+                    ["apt-get", "-q", "update"],
+                    timeout=DOWNLOAD_TIMEOUT,
+                    on_line=partial(self.progress.line, step),
+                )
+                self._updated = True
 
 
 async def unpack(deb: Path, folder: Path) -> Path:

@@ -10,11 +10,21 @@ from wrenn_server.images import initrd as initrds
 from wrenn_server.images import kernel as kernels
 from wrenn_server.images import rootfs as rootfses
 from wrenn_server.images import tiny as tinies
-from wrenn_server.images.apt import host_suite
+from wrenn_server.images.apt import Apt, host_suite, require_tools
 from wrenn_server.images.cache import Artefact, Cache, publish
 from wrenn_server.images.progress import Progress
 
 TEMPLATES = ("minimal",)
+# Host commands that a build runs, and the Debian packages that have them.
+TOOLS = (
+    ("mmdebstrap", "mmdebstrap"),
+    ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
+    ("lz4", "lz4"),
+    ("as", "binutils"),
+    ("ld", "binutils"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +54,14 @@ async def ensure_all(
     cache = Cache(data_dir / "cache")
     built = plan(suite, envd, templates)
     if any(cache.find(artefact) is None for artefact in built.values()):
+        require_tools(*TOOLS)
+        source = Apt(suite, progress)
         async with cache.lock():
             # The kernel's download overlaps with mmdebstrap's single thread.
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(_boot_files(cache, suite, progress))
-                    group.create_task(_images(cache, suite, envd, templates, progress))
+                    group.create_task(_boot_files(cache, source, progress))
+                    group.create_task(_images(cache, source, envd, templates, progress))
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
     images = Images(
@@ -72,15 +84,17 @@ def plan(suite: str, envd: Path, templates: Sequence[str]) -> dict[str, Artefact
     return {artefact.kind: artefact for artefact in artefacts}
 
 
-async def _boot_files(cache: Cache, suite: str, progress: Progress) -> None:
+async def _boot_files(cache: Cache, source: Apt, progress: Progress) -> None:
     await tinies.ensure_tiny(cache, progress)
-    kernel = await kernels.ensure_kernel(cache, suite, progress)
-    await initrds.ensure_initrd(cache, kernel, suite, progress)
+    kernel = await kernels.ensure_kernel(cache, source, progress)
+    await initrds.ensure_initrd(cache, kernel, source, progress)
 
 
-async def _images(cache: Cache, suite: str, envd: Path, templates: Sequence[str], progress: Progress) -> None:
+async def _images(
+    cache: Cache, source: Apt, envd: Path, templates: Sequence[str], progress: Progress
+) -> None:
     for name in templates:
-        await rootfses.ensure_rootfs(cache, name, suite, envd, progress)
+        await rootfses.ensure_rootfs(cache, name, source, envd, progress)
 
 
 def _identity(*parts: Artefact) -> str:

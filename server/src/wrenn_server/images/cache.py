@@ -75,7 +75,8 @@ class Cache:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)
+            # A killed tool's children may still be writing here as they die; what they save, the next build removes.
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:

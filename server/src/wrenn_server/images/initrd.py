@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrenn_server.images import apt
+from wrenn_server.images.apt import Apt
 from wrenn_server.images.cache import Artefact, Cache
 from wrenn_server.images.data import guest_file
 from wrenn_server.images.kernel import Kernel
@@ -46,14 +47,14 @@ def _padding(length: int) -> bytes:
     return b"\0" * (-length % 4)
 
 
-async def ensure_initrd(cache: Cache, kernel: Kernel, suite: str, progress: Progress) -> Path:
+async def ensure_initrd(cache: Cache, kernel: Kernel, source: Apt, progress: Progress) -> Path:
     """:raises CommandFailed:"""
     init = guest_file("initrd/init")
 
     async def build(folder: Path) -> None:
         progress.start(STEP)
         with cache.scratch() as scratch:
-            deb = await apt.download(PACKAGE, scratch, progress, STEP)
+            deb = await source.download(PACKAGE, scratch, STEP)
             tree = await apt.unpack(deb, scratch / "tree")
             # /usr/bin where the distribution has moved everything there
             [busybox] = [path for path in (tree / "bin/busybox", tree / "usr/bin/busybox") if path.exists()]
@@ -62,7 +63,7 @@ async def ensure_initrd(cache: Cache, kernel: Kernel, suite: str, progress: Prog
             (folder / "package").write_text(deb.name + "\n")
         progress.done(STEP)
 
-    return await cache.get(artefact(kernel.key, suite), build) / "initrd"
+    return await cache.get(artefact(kernel.key, source.suite), build) / "initrd"
 
 
 def artefact(kernel_key: str, suite: str) -> Artefact:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrenn_server.images import apt
+from wrenn_server.images.apt import Apt
 from wrenn_server.images.cache import Artefact, Cache
 from wrenn_server.images.progress import Progress
 from wrenn_server.linux.process import run
@@ -47,23 +48,23 @@ def artefact(suite: str) -> Artefact:
     )
 
 
-async def ensure_kernel(cache: Cache, suite: str, progress: Progress) -> Kernel:
+async def ensure_kernel(cache: Cache, source: Apt, progress: Progress) -> Kernel:
     """:raises BadKernel, CommandFailed, UnsuitableHost:"""
-    wanted = artefact(suite)
+    wanted = artefact(source.suite)
 
     async def build(folder: Path) -> None:
         progress.start(STEP)
         with cache.scratch() as scratch:
-            await _build(folder, scratch, progress)
+            await _build(folder, scratch, source, progress)
         progress.done(STEP)
 
     folder = await cache.get(wanted, build)
     return Kernel(wanted.key, folder / "vmlinux", folder / "modules")
 
 
-async def _build(folder: Path, scratch: Path, progress: Progress) -> None:
-    meta = await apt.download(PACKAGE, scratch, progress, STEP)
-    deb = await apt.download(versioned_package(await apt.depends(meta)), scratch, progress, STEP)
+async def _build(folder: Path, scratch: Path, source: Apt, progress: Progress) -> None:
+    meta = await source.download(PACKAGE, scratch, STEP)
+    deb = await source.download(versioned_package(await apt.depends(meta)), scratch, STEP)
     progress.line(STEP, f"unpacking {deb.name}")
     tree = await apt.unpack(deb, scratch / "tree")
 
@@ -129,7 +130,7 @@ async def _decompress(compressed: bytes, scratch: Path, target: Path) -> None:
         target.write_bytes(bz2.decompress(packed))
     elif compressed.startswith((b"\x02\x21\x4c\x18", b"\x28\xb5\x2f\xfd")):
         tool = "lz4" if compressed.startswith(b"\x02") else "zstd"
-        apt.require_tools((tool, tool))
+        apt.require_tools((tool, tool))  # which one depends on the release
         source = scratch / f"vmlinux.{tool}"
         source.write_bytes(packed)
         await run(

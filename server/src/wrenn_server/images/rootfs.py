@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wrenn_server.images import apt, ext4
+from wrenn_server.images import ext4
+from wrenn_server.images.apt import Apt
 from wrenn_server.images.cache import Artefact, Cache
 from wrenn_server.images.data import guest_file
 from wrenn_server.images.progress import Progress
@@ -59,12 +60,12 @@ def image_artefact(name: str, suite: str, envd: Path) -> Artefact:
     return Artefact(f"image-{name}", inputs)
 
 
-async def ensure_rootfs(cache: Cache, name: str, suite: str, envd: Path, progress: Progress) -> Path:
+async def ensure_rootfs(cache: Cache, name: str, source: Apt, envd: Path, progress: Progress) -> Path:
     """The ext4 image of the template `name`, with the `envd` program of that path inside.
 
     :raises CommandFailed, UnsuitableHost, BadImage:
     """
-    base = await _ensure_base(cache, name, suite, progress)
+    base = await _ensure_base(cache, name, source, progress)
     step = f"{name} image"
 
     async def build(folder: Path) -> None:
@@ -78,33 +79,34 @@ async def ensure_rootfs(cache: Cache, name: str, suite: str, envd: Path, progres
             await ext4.put(image, {ENVD: envd.absolute(), INIT: init}, epoch=EPOCH)
         progress.done(step)
 
-    return await cache.get(image_artefact(name, suite, envd), build) / f"{name}.ext4"
+    return await cache.get(image_artefact(name, source.suite, envd), build) / f"{name}.ext4"
 
 
-async def _ensure_base(cache: Cache, name: str, suite: str, progress: Progress) -> Path:
+async def _ensure_base(cache: Cache, name: str, source: Apt, progress: Progress) -> Path:
     step = f"{name} root file system"
 
     async def build(folder: Path) -> None:
         progress.start(step)
-        apt.require_tools(("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("debugfs", "e2fsprogs"))
         with cache.scratch() as scratch:
             tree = scratch / "root"
-            await _bootstrap(name, suite, tree, scratch, progress, step)
+            await _bootstrap(name, source, tree, scratch, progress, step)
             packages = await run(["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "--show"])
             (folder / "packages").write_bytes(packages.stdout)
             progress.line(step, "writing the ext4 image")
             await ext4.make(folder / "base.ext4", tree=tree, label=LABEL, uuid=UUID, epoch=EPOCH)
         progress.done(step)
 
-    return await cache.get(base_artefact(name, suite), build) / "base.ext4"
+    return await cache.get(base_artefact(name, source.suite), build) / "base.ext4"
 
 
-async def _bootstrap(name: str, suite: str, tree: Path, scratch: Path, progress: Progress, step: str) -> None:
+async def _bootstrap(
+    name: str, source: Apt, tree: Path, scratch: Path, progress: Progress, step: str
+) -> None:
     customize = scratch / "customize"
     customize.write_bytes(guest_file(f"{name}/customize"))
     customize.chmod(0o755)
     packages = parse_packages(guest_file(f"{name}/packages").decode())
-    aptopts = [*APT_OPTIONS, *await apt.settings()]
+    aptopts = [*APT_OPTIONS, *await source.settings()]
     started = int(time.time())
     await run(
         [
@@ -115,7 +117,7 @@ async def _bootstrap(name: str, suite: str, tree: Path, scratch: Path, progress:
             *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
             *(f"--aptopt={option}" for option in aptopts),
             f"--customize-hook={customize}",
-            *(suite, str(tree), *map(str, await apt.sources(suite, progress, step))),
+            *(source.suite, str(tree), *map(str, await source.sources(step))),
         ],
         env={"TMPDIR": str(scratch), "SOURCE_DATE_EPOCH": str(EPOCH)},
         timeout=BUILD_TIMEOUT,
