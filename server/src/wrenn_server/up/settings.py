@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DATA_DIR = Path("/var/lib/wrenn")
+CACHE_DIR = Path("/var/cache/wrenn")
 LISTEN = "127.0.0.1:8000"
 AGENT_LISTEN = "127.0.0.1:50051"
 ADMIN_EMAIL = "admin@wrenn.local"
@@ -19,6 +20,8 @@ class Settings:
     database_url: str | None = field(default=None, repr=False)
     """None: an embedded PostgreSQL in the data directory."""
     vmm: str = "auto"
+    cache_dir: Path = CACHE_DIR
+    """Built kernels and images, shared by all installations of this machine and kept by `--purge`."""
     network: str = "10.213.0.0/16"
     uid_base: int = 20000
 
@@ -55,6 +58,8 @@ def from_environment(environment: dict[str, str], **given: object) -> Settings:
     values: dict[str, object] = {}
     if data_dir := environment.get("WRENN_DATA_DIR"):
         values["data_dir"] = Path(data_dir)
+    if cache_dir := environment.get("WRENN_CACHE_DIR"):
+        values["cache_dir"] = Path(cache_dir)
     for name, variable in {
         "database_url": "DATABASE_URL",
         "vmm": "AGENT_VMM",

@@ -1,0 +1,1 @@
+"""Measurements: the platform beside its floor, interleaved in one run, as ratios."""

@@ -1,0 +1,124 @@
+"""`wrenn up`, `down`, `doctor`, `demo`: what the command line gains when the server is installed."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from wrenn_server.up import doctor, start
+from wrenn_server.up import down as taking_down
+from wrenn_server.up.demo import show
+from wrenn_server.up.settings import Settings, from_environment
+
+console = Console()
+
+
+def settings_of(
+    data_dir: Path | None, listen: str | None = None, agent_listen: str | None = None
+) -> Settings:
+    absolute = data_dir.absolute() if data_dir else None
+    return from_environment(dict(os.environ), data_dir=absolute, listen=listen, agent_listen=agent_listen)
+
+
+def up(
+    *,
+    detach: bool = False,
+    data_dir: Path | None = None,
+    listen: str | None = None,
+    agent_listen: str | None = None,
+) -> None:
+    """Start everything on this machine; a second time does nothing, quickly.
+
+    Parameters
+    ----------
+    detach: Return when everything serves, instead of staying in the foreground until Ctrl-C.
+    data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    listen: The public address (default 127.0.0.1:8000).
+    agent_listen: The host agent's address (default 127.0.0.1:50051).
+    """
+    settings = settings_of(data_dir, listen, agent_listen)
+    try:
+        started = asyncio.run(start.start(settings, console))
+    except start.CannotStart as error:
+        console.print(f"[red]wrenn up:[/] {error}", highlight=False)
+        sys.exit(1)
+    console.print(
+        f"Wrenn serves at [bold]{started.base_url}[/] on {started.vmm}. Credentials are in {settings.env_file}:\n"
+        f"  set -a; . {settings.env_file}; set +a",
+        highlight=False,
+    )
+    if started.emulated:
+        console.print(
+            "[yellow]KVM is not usable here: VMs run under software emulation, slowly and without an isolation "
+            "promise between tenants.[/]"
+        )
+    if detach:
+        return
+    console.print("Ctrl-C stops it and pauses every sandbox.")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(start.wait_until_stopped(settings))
+    asyncio.run(taking_down.stop(settings))
+
+
+def down(*, purge: bool = False, data_dir: Path | None = None) -> None:
+    """Stop everything: sandboxes are paused and stay. With --purge everything is removed.
+
+    Parameters
+    ----------
+    purge: Kill every sandbox and remove all that `wrenn up` made, the database included.
+    data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    """
+    settings = settings_of(data_dir)
+    try:
+        paused = asyncio.run(taking_down.stop(settings, kill=purge))
+        if purge:
+            asyncio.run(taking_down.purge(settings))
+            console.print(f"Removed everything of {settings.data_dir}.", highlight=False)
+        else:
+            console.print("Stopped." if paused else "Nothing was running.")
+    except taking_down.CannotStop as error:
+        console.print(f"[red]wrenn down:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+def check(*, data_dir: Path | None = None) -> None:
+    """Look at every prerequisite of this machine and say how to fix what is missing.
+
+    Parameters
+    ----------
+    data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    """
+    settings = settings_of(data_dir)
+    findings = asyncio.run(doctor.examine(settings, running=start.is_running(settings)))
+    marks = {
+        doctor.Verdict.OK: "[green]ok[/]",
+        doctor.Verdict.WARN: "[yellow]warn[/]",
+        doctor.Verdict.FAIL: "[red]fail[/]",
+    }
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "check", "found", "fix"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        table.add_row(marks[finding.verdict], finding.check, finding.detail, finding.fix)
+    console.print(table)
+    if any(finding.verdict is doctor.Verdict.FAIL for finding in findings):
+        sys.exit(1)
+
+
+def demo() -> None:
+    """Show the platform working on this machine, then remove every trace."""
+    sys.exit(asyncio.run(show(console)))
+
+
+commands: list[tuple[str, Callable[..., None]]] = [
+    ("up", up),
+    ("down", down),
+    ("doctor", check),
+    ("demo", demo),
+]
+"""Name and function of each; the command line adds them as they are."""
