@@ -1,0 +1,341 @@
+"""Sandboxes: microVMs to run programs in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import asynccontextmanager
+from types import NoneType, TracebackType
+from typing import Self
+from urllib.parse import urlencode
+
+from wrenn._async._envd import AsyncEnvd
+from wrenn._async.client import AsyncClient
+from wrenn._async.commands import AsyncCommands
+from wrenn._async.files import AsyncFiles
+from wrenn._wire import CreateRequest, Fork, ForkRequest, ResumeRequest, TimeoutRequest, decode
+from wrenn.errors import (
+    ForkError,
+    ProtocolError,
+    SandboxNotFoundError,
+    TemplateNotFoundError,
+    WrennError,
+    from_connect,
+)
+from wrenn.models import OnTimeout, SandboxAnswer, SandboxInfo
+
+PAGE = 100
+
+
+class AsyncSandbox:
+    """A microVM with its own kernel, file system and network.
+
+    ```python
+    async with await AsyncSandbox.create(timeout=600) as sandbox:
+        result = await sandbox.commands.run("python3 -c 'print(6 * 7)'")
+        print(result.stdout)
+    ```
+
+    Leaving the `with` block kills it; without one it lives until `kill`, or until its `timeout`.
+
+    :ivar id: stable name, also after pause and resume
+    :ivar commands: run programs
+    :ivar files: read and write files
+    """
+
+    def __init__(self, client: AsyncClient, answer: SandboxAnswer) -> None:
+        """Use `create` or `connect`."""
+        self.id = answer.id
+        self.client = client
+        self._held = True
+        self._envd = AsyncEnvd(client, answer.id, answer.envd_access_token)
+        self.commands = AsyncCommands(self._envd)
+        self.files = AsyncFiles(self._envd)
+
+    @classmethod
+    async def create(
+        cls,
+        template: str = "minimal",
+        *,
+        timeout: float | None = None,
+        envs: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        vcpus: int | None = None,
+        memory_mb: int | None = None,
+        disk_mb: int | None = None,
+        on_timeout: OnTimeout = "kill",
+        api_key: str | None = None,
+        base_url: str | None = None,
+        proxy_domain: str | None = None,
+        client: AsyncClient | None = None,
+    ) -> Self:
+        """Makes a sandbox and gives it when it is ready for use.
+
+        :param template: what it starts from
+        :param timeout: seconds until it ends by itself (`on_timeout` says how); None: never
+        :param envs: environment of every command in it
+        :param metadata: labels of yours, to find it again with `list`
+        :param vcpus: 1 to 32; memory and disk in MiB. What is not given takes the server's default
+        :param client: connection to use; otherwise one is made of `api_key`, `base_url` and `proxy_domain`, or of
+            `WRENN_API_KEY`, `WRENN_BASE_URL` and `WRENN_PROXY_DOMAIN`, and shared
+        :raises ConfigError: no API key
+        :raises ServerUnreachableError: nothing answers at the base URL
+        :raises UnauthorizedError: the key is wrong
+        :raises TemplateNotFoundError: there is no such template
+        :raises InvalidRequestError: a size is out of bounds
+        :raises UnavailableError: no host has room
+        """
+        request = CreateRequest(
+            template=template,
+            timeout_sec=_seconds(timeout),
+            envs=dict(envs or {}),
+            metadata=dict(metadata or {}),
+            vcpus=vcpus,
+            memory_mb=memory_mb,
+            disk_mb=disk_mb,
+            on_timeout=on_timeout,
+        )
+        client = _client(client, api_key, base_url, proxy_domain)
+        async with _released_on_error(client):
+            answer = await client.transport.call(
+                "POST",
+                "/v1/sandboxes",
+                SandboxAnswer,
+                request,
+                timeout=client.config.timeouts.lifecycle,
+                not_found=TemplateNotFoundError,
+            )
+            return cls(client, answer)
+
+    @classmethod
+    async def connect(
+        cls,
+        sandbox_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        proxy_domain: str | None = None,
+        client: AsyncClient | None = None,
+    ) -> Self:
+        """A sandbox that exists already, e.g. one that another program made. Changes nothing about it: its timeout
+        stays, and a paused one stays paused.
+
+        :raises SandboxNotFoundError: there is none of that id
+        """
+        client = _client(client, api_key, base_url, proxy_domain)
+        async with _released_on_error(client):
+            answer = await client.transport.call(
+                "GET",
+                _path(sandbox_id),
+                SandboxAnswer,
+                idempotent=True,
+                not_found=SandboxNotFoundError,
+            )
+            return cls(client, answer)
+
+    @classmethod
+    async def list(
+        cls,
+        *,
+        status: str | Collection[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        proxy_domain: str | None = None,
+        client: AsyncClient | None = None,
+    ) -> list[SandboxInfo]:
+        """Your team's sandboxes, newest first; failed and killed ones only if `status` asks for them.
+
+        ```python
+        for info in await AsyncSandbox.list(status="running", metadata={"job": "7"}):
+            print(info.id, info.created_at)
+        ```
+
+        :param limit: at most so many; None for all
+        """
+        query: dict[str, str] = {}
+        if status is not None:
+            query["status"] = status if isinstance(status, str) else ",".join(status)
+        if metadata:
+            query["metadata"] = urlencode(metadata)
+        found: list[SandboxInfo] = []
+        client = _client(client, api_key, base_url, proxy_domain)
+        try:
+            while limit is None or len(found) < limit:
+                query["limit"] = str(PAGE if limit is None else min(PAGE, limit - len(found)))
+                body, headers = await client.transport.fetch(
+                    "GET", "/v1/sandboxes", params=query, idempotent=True
+                )
+                found += decode(body, list[SandboxInfo])
+                cursor = headers.get("x-next-cursor")
+                if not cursor:
+                    break
+                query["cursor"] = cursor
+        finally:
+            await client.release()
+        return found if limit is None else found[:limit]
+
+    async def info(self) -> SandboxInfo:
+        """What the platform knows about it now.
+
+        :raises SandboxNotFoundError: it was killed
+        """
+        answer = await self.client.transport.call(
+            "GET", _path(self.id), SandboxAnswer, idempotent=True, not_found=SandboxNotFoundError
+        )
+        self._envd.token = answer.envd_access_token or self._envd.token
+        return answer.info()
+
+    async def is_running(self) -> bool:
+        try:
+            return (await self.info()).status == "running"
+        except SandboxNotFoundError:
+            return False
+
+    async def pause(self) -> SandboxInfo:
+        """Saves memory and disk and stops it; `resume` continues every process where it was.
+
+        :raises ConflictError: it is not running
+        """
+        return await self._lifecycle("pause", None)
+
+    async def resume(self, *, timeout: float | None = None) -> SandboxInfo:
+        """Continues a paused sandbox.
+
+        :param timeout: seconds from now until it ends by itself; None: as before the pause
+        :raises ConflictError: it is not paused
+        """
+        return await self._lifecycle("resume", ResumeRequest(None if timeout is None else _seconds(timeout)))
+
+    async def fork(
+        self,
+        count: int = 1,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> list[Self]:
+        """Copies of this running sandbox, with its memory, processes and disk, that go on independently.
+
+        :param count: 1 to 100
+        :param timeout: seconds from now until each ends by itself; None: as this one
+        :param metadata: labels of the copies; None: as this one
+        :raises ForkError: some of them failed; it has those that did not
+        """
+        answer = await self.client.transport.call(
+            "POST",
+            _path(self.id, "fork"),
+            list[Fork],
+            ForkRequest(
+                count=count,
+                timeout_sec=None if timeout is None else _seconds(timeout),
+                metadata=None if metadata is None else dict(metadata),
+            ),
+            timeout=self.client.config.timeouts.lifecycle,
+            not_found=SandboxNotFoundError,
+        )
+        forks = [type(self)(self.client.acquire(), fork.sandbox) for fork in answer if fork.sandbox]
+        errors = [from_connect(fork.error.code, fork.error.message) for fork in answer if fork.error]
+        if errors:
+            raise ForkError(f"{len(errors)} of {count} forks failed: {errors[0].message}", forks, errors)
+        if len(forks) != count:
+            raise ProtocolError(f"{count} forks were asked for, {len(forks)} came")
+        return forks
+
+    async def set_timeout(self, timeout: float | None) -> SandboxInfo:
+        """Seconds from now until it ends by itself, in place of what was set before; None: never."""
+        return await self._change("timeout", TimeoutRequest(_seconds(timeout)))
+
+    async def kill(self) -> bool:
+        """Ends it, in whatever state it is; everything in it is lost. False when it was gone already."""
+        try:
+            await self.client.transport.call(
+                "DELETE", _path(self.id), NoneType, idempotent=True, not_found=SandboxNotFoundError
+            )
+        except SandboxNotFoundError:
+            return False
+        finally:
+            await self.close()
+        return True
+
+    async def close(self) -> None:
+        """Lets go of the connection; the sandbox lives on. Not needed after `kill` or a `with` block."""
+        if self._held:
+            self._held = False
+            await self.client.release()
+
+    def get_host(self, port: int) -> str:
+        """The public host name of a port of the sandbox."""
+        if not 1 <= port <= 65535:
+            raise ValueError(f"{port} is not a port")
+        return f"{port}-{self.id}.{self.client.config.proxy_domain}"
+
+    def url(self, port: int) -> str:
+        """The public URL of a server in the sandbox that listens on this port.
+
+        ```python
+        await sandbox.commands.run("python3 -m http.server 8080", background=True, timeout=None)
+        print(sandbox.url(8080))
+        ```
+        """
+        return f"{self.client.config.scheme}://{self.get_host(port)}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            await self.kill()
+        except WrennError as failure:
+            if exc is None:
+                raise
+            exc.add_note(f"and sandbox {self.id} could not be killed: {failure}")
+
+    def __repr__(self) -> str:
+        return f"<AsyncSandbox {self.id}>"
+
+    async def _lifecycle(self, verb: str, request: object) -> SandboxInfo:
+        return await self._change(verb, request, timeout=self.client.config.timeouts.lifecycle)
+
+    async def _change(self, verb: str, request: object, *, timeout: float | None = None) -> SandboxInfo:
+        answer = await self.client.transport.call(
+            "POST",
+            _path(self.id, verb),
+            SandboxAnswer,
+            request,
+            timeout=timeout,
+            not_found=SandboxNotFoundError,
+        )
+        self._envd.token = answer.envd_access_token or self._envd.token
+        return answer.info()
+
+
+def _client(
+    client: AsyncClient | None, api_key: str | None, base_url: str | None, proxy_domain: str | None
+) -> AsyncClient:
+    if client is not None:
+        return client.acquire()
+    return AsyncClient.shared(api_key=api_key, base_url=base_url, proxy_domain=proxy_domain)
+
+
+@asynccontextmanager
+async def _released_on_error(client: AsyncClient) -> AsyncGenerator[None]:
+    try:
+        yield
+    except BaseException:
+        await client.release()
+        raise
+
+
+def _path(sandbox_id: str, verb: str | None = None) -> str:
+    # Whatever stands in an id must not become a path of its own.
+    if not (sandbox_id.isascii() and sandbox_id.isalnum()):
+        raise SandboxNotFoundError(f"{sandbox_id!r} is not the id of a sandbox")
+    return f"/v1/sandboxes/{sandbox_id}" + (f"/{verb}" if verb else "")
+
+
+def _seconds(timeout: float | None) -> int:
+    """0 is the server's word for never; a fraction is rounded up, so that it does not become that."""
+    return 0 if timeout is None else math.ceil(timeout)

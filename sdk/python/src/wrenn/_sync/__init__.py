@@ -1,0 +1,1 @@
+"""The synchronous flavour, generated from `_async`: change it there."""

@@ -1,0 +1,139 @@
+"""What calls give back: frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from wrenn.errors import CommandExitError
+
+Signal = Literal["SIGTERM", "SIGKILL"]
+OnTimeout = Literal["kill", "pause"]
+
+
+class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A sandbox as the platform knows it. Times are UTC."""
+
+    id: str
+    status: str
+    """starting, running, pausing, paused, resuming, lost, failed, killing or killed."""
+    template: str
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    timeout_sec: int = 0
+    """0: never ends by itself."""
+    on_timeout: str = "kill"
+    created_at: datetime
+    started_at: datetime | None = None
+    last_active_at: datetime | None = None
+    expires_at: datetime | None = None
+    metadata: dict[str, str] = {}
+    generation: int = 0
+    """Grows by one at every start, resume and fork."""
+    reason: str | None = None
+    """Why it ended or failed: user, timeout, oom_killed, disk_full, kernel_panic…"""
+    message: str | None = None
+    console: str | None = None
+    """The last lines of the guest's console, for one that failed."""
+
+
+class SandboxAnswer(SandboxInfo, frozen=True, kw_only=True):
+    """What create, get, resume and fork answer: with the token for the sandbox's own agent, which is never shown."""
+
+    envd_access_token: str | None = None
+
+    def info(self) -> SandboxInfo:
+        return SandboxInfo(**{name: getattr(self, name) for name in SandboxInfo.__struct_fields__})
+
+    def __repr__(self) -> str:
+        return repr(self.info())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A piece of a command's output as it arrived."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+    text: str
+    """The same as text. A character that is split over two pieces comes whole with the second; bytes that are not
+    UTF-8 are replaced by U+FFFD."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """How a command ended and what it wrote."""
+
+    exit_code: int
+    """-1 when a signal ended it; `status` names the signal."""
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+    pid: int
+    status: str = ""
+    """E.g. `exit status 1`, `signal: killed`."""
+    truncated: bool = False
+    """There was more output than `max_output`: what is here is its end."""
+
+    @property
+    def stdout(self) -> str:
+        return self.stdout_bytes.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_bytes.decode(errors="replace")
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0
+
+    def check(self) -> CommandResult:
+        """Itself, or :raises CommandExitError: when the exit code is not 0."""
+        if self.ok:
+            return self
+        tail = (self.stderr.strip() or self.stdout.strip())[-500:]
+        text = f"the command ended with {self.status or f'exit status {self.exit_code}'}"
+        raise CommandExitError(f"{text}: {tail}" if tail else text, self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessInfo:
+    """A process that was started through the sandbox's agent and that runs."""
+
+    pid: int
+    tag: str | None
+    cmd: str
+    args: tuple[str, ...]
+    envs: dict[str, str]
+    cwd: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """An entry of a sandbox's file system."""
+
+    name: str
+    path: str
+    type: Literal["file", "directory", "symlink", "other"]
+    """Of a symbolic link: the type of what it points to."""
+    size: int
+    """Bytes."""
+    mode: int
+    """Permission bits, e.g. `0o644`."""
+    permissions: str
+    """E.g. `-rw-r--r--`."""
+    owner: str
+    group: str
+    modified_at: datetime | None
+    symlink_target: str | None
+
+    @property
+    def is_dir(self) -> bool:
+        return self.type == "directory"
+
+
+for _cls in (SandboxInfo, Output, CommandResult, ProcessInfo, FileInfo):
+    _cls.__module__ = "wrenn"
