@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import os
 from pathlib import Path
 from types import TracebackType
@@ -10,11 +9,11 @@ from typing import Any, Self
 
 from wrenn_server.hostagent.vmm.base import Place, VmmError
 from wrenn_server.hostagent.vmm.console import Tail
+from wrenn_server.hostagent.vmm.disk import copy_sparse, create, require_space
 from wrenn_server.hostagent.vmm.manifest import Format, Manifest
 from wrenn_server.hostagent.vmm.qemu_command import MEMORY, Memory
 from wrenn_server.hostagent.vmm.qmp import Qmp, QmpClosed
 from wrenn_server.hostagent.vmm.running import RunningVm
-from wrenn_server.hostagent.vmm.template_memory import copy_sparse
 from wrenn_server.linux.cgroup import Cgroup
 from wrenn_server.linux.process import Process
 
@@ -106,14 +105,14 @@ class QemuVm(RunningVm):
 
     async def snapshot(self, directory: Path) -> None:
         form = Format.TEMPLATE if self._memory is Memory.SHARED else Format.STREAM
-        _require_space(directory, (self._memory_mb << 20) + _HEADROOM)
+        require_space(directory, (self._memory_mb << 20) + _HEADROOM)
         files = ["state"]
-        state = _create(directory / "state")
+        state = create(directory / "state")
         try:
             await self._migrate("migrate", state)
             await asyncio.to_thread(os.fsync, state)
         except VmmError as error:
-            _require_space(directory, 1 << 20)  # a full disk is told as such
+            require_space(directory, 1 << 20)  # a full disk is told as such
             if isinstance(error, QmpClosed):
                 raise await self.ended_early("writing the snapshot", error) from error
             raise
@@ -186,22 +185,12 @@ class QemuVm(RunningVm):
             self._move.set_result(str(data["status"]))
 
 
-def _create(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
 def _copy_memory(pid: int, path: Path) -> None:
     # QEMU keeps the inherited descriptor; through /proc it is there for an agent that was restarted, too.
     source = os.open(f"/proc/{pid}/fd/{MEMORY}", os.O_RDONLY | os.O_CLOEXEC)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, source)
-        target = _create(path)
+        target = create(path)
         stack.callback(os.close, target)
         copy_sparse(source, target)
         os.fsync(target)
-
-
-def _require_space(directory: Path, needed: int) -> None:
-    stat = os.statvfs(directory)
-    if stat.f_bavail * stat.f_frsize < needed:
-        raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are needed for a memory snapshot", str(directory))

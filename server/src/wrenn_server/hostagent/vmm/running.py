@@ -42,7 +42,7 @@ class RunningVm:
             if not self._detached:
                 await self.kill()
                 await self._cgroup.remove()
-                empty(self.place.directory)
+                self.clean()
         finally:
             if self._end is not None and not self._end.done():
                 self._end.cancel()
@@ -68,6 +68,10 @@ class RunningVm:
 
     def detach(self) -> None:
         self._detached = True
+
+    def clean(self) -> None:
+        """Removes the VM's files; the process has ended."""
+        empty(self.place.directory)
 
     def shutdown_cause(self) -> str | None:
         """What the VMM said about a regular end, in QMP's words."""

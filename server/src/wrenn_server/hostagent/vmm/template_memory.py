@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wrenn_server.hostagent.vmm.disk import copy_sparse
+
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_COPY_CHUNK = 16 << 20
 
 
 def new_memory(size: int) -> int:
@@ -22,28 +23,6 @@ def new_memory(size: int) -> int:
     fd = os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     return fd
-
-
-def copy_sparse(source: int, target: int) -> int:
-    """Copies a whole file into an empty one, holes stay holes. Returns the bytes that were copied."""
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    copied = position = 0
-    while position < size:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            break
-        end = os.lseek(source, start, os.SEEK_HOLE)
-        os.lseek(target, start, os.SEEK_SET)
-        position = start
-        while position < end:
-            count = os.sendfile(target, source, position, min(_COPY_CHUNK, end - position))
-            if count == 0:
-                raise OSError(f"the file ends at {position} of {size} bytes")
-            position += count
-        copied += end - start
-    return copied
 
 
 def seal_copy(path: Path) -> int:
