@@ -16,7 +16,7 @@ INDEX_FORMAT = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 DOWNLOAD_TIMEOUT = 900.0
 
 
-class UnsuitableHost(Exception):
+class UnsuitableHost(RuntimeError):
     """This machine cannot build images; the text says what it lacks."""
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,12 @@ from wrenn_server.images import initrd as initrds
 from wrenn_server.images import kernel as kernels
 from wrenn_server.images import rootfs as rootfses
 from wrenn_server.images import tiny as tinies
-from wrenn_server.images.apt import Apt, host_suite, require_tools
-from wrenn_server.images.cache import Artefact, Cache, publish
-from wrenn_server.images.progress import Progress
+from wrenn_server.images.apt import Apt, UnsuitableHost, host_suite, require_tools
+from wrenn_server.images.cache import Artefact, Cache, is_published, publish
+from wrenn_server.images.ext4 import BadImage
+from wrenn_server.images.kernel import BadKernel
+from wrenn_server.images.progress import Lines, Progress
+from wrenn_server.linux.process import CommandFailed
 
 TEMPLATES = ("minimal",)
 # Host commands that a build runs, and the Debian packages that have them.
@@ -40,30 +45,25 @@ class Images:
 
 
 async def ensure_all(
-    data_dir: Path, envd: Path, progress: Progress, *, templates: Sequence[str] = TEMPLATES
+    data_dir: Path,
+    envd: Path,
+    progress: Progress,
+    *,
+    cache_dir: Path | None = None,
+    templates: Sequence[str] = TEMPLATES,
 ) -> Images:
-    """Builds what is missing under `data_dir` (as root), in some 40 s and 60 MB of downloads the first time. With
-    nothing to do it takes milliseconds and no network. A new `envd` costs a second.
+    """Builds what is missing (as root), in some 40 s and 80 MB of downloads the first time. With nothing to do it takes
+    milliseconds and no network. A new `envd` costs a second.
 
-    Newer Debian packages are not looked for: an image stays as it is until its inputs change or `cache/` is removed.
+    `cache_dir` (default: `data_dir`/cache) can serve several data directories, one build at a time. Newer Debian
+    packages are not looked for: an image stays as it is until its inputs change or the cache is removed.
 
     :raises UnsuitableHost: not Debian, or tools are missing; the text names them.
     :raises CommandFailed, BadKernel, BadImage, OSError:
     """
     suite = host_suite(Path("/etc/os-release").read_text())
-    cache = Cache(data_dir / "cache")
+    cache = Cache(cache_dir or data_dir / "cache")
     built = plan(suite, envd, templates)
-    if any(cache.find(artefact) is None for artefact in built.values()):
-        require_tools(*TOOLS)
-        source = Apt(suite, progress)
-        async with cache.lock():
-            # The kernel's download overlaps with mmdebstrap's single thread.
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_boot_files(cache, source, progress))
-                    group.create_task(_images(cache, source, envd, templates, progress))
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
     images = Images(
         vmlinux=data_dir / "kernels/vmlinux",
         initrd=data_dir / "kernels/initrd",
@@ -72,8 +72,16 @@ async def ensure_all(
         identity={name: _identity(built["initrd"], built[f"image-{name}"]) for name in templates},
     )
     targets = [images.vmlinux, images.initrd, images.tiny, *images.rootfs.values()]
-    for artefact, target in zip(built.values(), targets, strict=True):
-        publish(cache.root / artefact.kind / artefact.key / target.name, target)
+    sources = [
+        cache.folder(artefact) / target.name for artefact, target in zip(built.values(), targets, strict=True)
+    ]
+    if not all(map(is_published, sources, targets)):
+        require_tools(*TOOLS)
+        # Publishing needs the lock too: another installation's build may replace the artefact as soon as it is free.
+        async with cache.lock():
+            await _build(cache, Apt(suite, progress), envd, templates, progress)
+            for source, target in zip(sources, targets, strict=True):
+                await publish(source, target)
     return images
 
 
@@ -82,6 +90,16 @@ def plan(suite: str, envd: Path, templates: Sequence[str]) -> dict[str, Artefact
     artefacts = [kernel, initrds.artefact(kernel.key, suite), tinies.artefact()]
     artefacts += [rootfses.image_artefact(name, suite, envd) for name in templates]
     return {artefact.kind: artefact for artefact in artefacts}
+
+
+async def _build(cache: Cache, source: Apt, envd: Path, templates: Sequence[str], progress: Progress) -> None:
+    """Two lanes, because mmdebstrap keeps one core busy."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_boot_files(cache, source, progress))
+            group.create_task(_images(cache, source, envd, templates, progress))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 async def _boot_files(cache: Cache, source: Apt, progress: Progress) -> None:
@@ -99,3 +117,21 @@ async def _images(
 
 def _identity(*parts: Artefact) -> str:
     return hashlib.sha256(" ".join(part.key for part in parts).encode()).hexdigest()[:16]
+
+
+def main() -> None:
+    """`python -m wrenn_server.images.build [ENVD]`: builds into WRENN_DATA_DIR, with builds/envd by default."""
+    data_dir = Path(os.environ.get("WRENN_DATA_DIR", "/var/lib/wrenn"))
+    envd = Path(sys.argv[1] if len(sys.argv) > 1 else "builds/envd")
+    if not envd.is_file():
+        sys.exit(f"there is no envd at {envd}: `make build-envd` makes it")
+    try:
+        asyncio.run(ensure_all(data_dir, envd, Lines(sys.stderr)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UnsuitableHost, BadKernel, BadImage, CommandFailed, OSError) as error:
+        sys.exit(f"building guest images failed: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,9 @@
 """What builds leave behind: one folder per artefact, named by the hash of everything that went into it.
 
-    <data-dir>/cache/.lock                 held by the one build that may write
-    <data-dir>/cache/tmp-XXXX/             a build that is under way, or was when its machine lost power
-    <data-dir>/cache/<kind>/<key>/...      finished artefacts, read-only, never changed again
-    <data-dir>/cache/<kind>/<key>/inputs.json   what the key stands for, for people
+    <cache>/.lock                     held by the one build that may write
+    <cache>/tmp-XXXX/                 a build that is under way, or was when its machine lost power
+    <cache>/<kind>/<key>/...          finished artefacts, read-only, never changed again
+    <cache>/<kind>/<key>/inputs.json  what the key stands for, for people
 
 An artefact appears by one rename, so what has a name is whole. Only the current key of a kind is kept: who needs an
 older one for longer holds a hard link to its files.
@@ -11,6 +11,7 @@ older one for longer holds a hard link to its files.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,8 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from wrenn_server.linux.process import run
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,12 @@ class Cache:
 
     def find(self, artefact: Artefact) -> Path | None:
         """The folder of a finished artefact."""
-        folder = self.root / artefact.kind / artefact.key
+        folder = self.folder(artefact)
         return folder if folder.is_dir() else None
+
+    def folder(self, artefact: Artefact) -> Path:
+        """Where the artefact is once it is finished."""
+        return self.root / artefact.kind / artefact.key
 
     async def get(self, artefact: Artefact, build: Callable[[Path], Awaitable[None]]) -> Path:
         """The folder of the artefact, which `build` fills first if there is none yet. Needs the lock.
@@ -58,12 +65,11 @@ class Cache:
             await build(folder)
             (folder / "inputs.json").write_text(json.dumps(artefact.inputs, indent=1, sort_keys=True) + "\n")
             await asyncio.to_thread(_settle, folder)
-            kind = self.root / artefact.kind
-            kind.mkdir(exist_ok=True)
-            target = kind / artefact.key
+            target = self.folder(artefact)
+            target.parent.mkdir(exist_ok=True)
             folder.rename(target)
-            _sync_folder(kind)
-        for other in kind.iterdir():
+            _sync_folder(target.parent)
+        for other in target.parent.iterdir():
             if other != target:
                 shutil.rmtree(other)
         return target
@@ -92,15 +98,32 @@ class Cache:
             os.close(descriptor)
 
 
-def publish(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`, at once: a reader sees the old file or the new one."""
-    if target.exists() and target.samefile(source):
+def is_published(source: Path, target: Path) -> bool:
+    """Whether `target` is what `publish` makes of `source`."""
+    try:
+        ours, theirs = source.stat(), target.stat()
+    except FileNotFoundError:
+        return False
+    if ours.st_dev == theirs.st_dev:
+        return ours.st_ino == theirs.st_ino
+    return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
+
+
+async def publish(source: Path, target: Path) -> None:
+    """Puts `source` at `target`, at once: a reader sees the old file or the new one. A hard link where one file system
+    has both, else a copy."""
+    if is_published(source, target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=target.parent) as folder:
-        link = Path(folder) / target.name
-        link.hardlink_to(source)
-        link.replace(target)
+        new = Path(folder) / target.name
+        try:
+            new.hardlink_to(source)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            await run(["cp", "--sparse=always", "--preserve=mode,timestamps", str(source), str(new)])
+        new.replace(target)
 
 
 async def _flock(descriptor: int) -> None:

@@ -31,7 +31,7 @@ SLACK_BYTES = 32 << 20
 SPARE_INODES = 256
 
 
-class BadImage(Exception):
+class BadImage(RuntimeError):
     """The image does not hold what was put into it."""
 
 

@@ -29,7 +29,7 @@ HEADER_MAGIC = 0x202
 PAYLOAD_OFFSET = 0x248
 
 
-class BadKernel(Exception):
+class BadKernel(RuntimeError):
     """The package is not what we know how to unpack."""
 
 
@@ -69,7 +69,7 @@ async def _build(folder: Path, scratch: Path, source: Apt, progress: Progress) -
     tree = await apt.unpack(deb, scratch / "tree")
 
     [image] = (tree / "boot").glob("vmlinuz-*")
-    await _decompress(payload(image.read_bytes()), scratch, folder / "vmlinux")
+    await decompress(payload(image.read_bytes()), scratch, folder / "vmlinux")
 
     # The package may lie under /lib or, where these are one, under /usr/lib.
     [release] = [*tree.glob("lib/modules/*"), *tree.glob("usr/lib/modules/*")]
@@ -119,7 +119,7 @@ def payload(bzimage: bytes) -> bytes:
     return bzimage[start : start + length]
 
 
-async def _decompress(compressed: bytes, scratch: Path, target: Path) -> None:
+async def decompress(compressed: bytes, scratch: Path, target: Path) -> None:
     # All formats but gzip, which has a length of its own, are followed by the length of the result.
     packed, (size,) = compressed[:-4], struct.unpack("<I", compressed[-4:])
     if compressed.startswith(b"\x1f\x8b"):

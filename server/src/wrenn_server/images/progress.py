@@ -1,6 +1,7 @@
 """How a long build tells what it does. Steps run side by side, so every call names its step."""
 
-from typing import Protocol
+import time
+from typing import Protocol, TextIO
 
 
 class Progress(Protocol):
@@ -31,3 +32,26 @@ class Silent:
 
     def done(self, step: str) -> None:
         pass
+
+
+class Lines:
+    """One line a finished step, for a terminal or a log."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._started: dict[str, float] = {}
+
+    def start(self, step: str, total: int | None = None) -> None:
+        if step not in self._started:
+            self._started[step] = time.monotonic()
+
+    def advance(self, step: str, amount: int = 1) -> None:
+        pass
+
+    def line(self, step: str, text: str) -> None:
+        pass
+
+    def done(self, step: str) -> None:
+        seconds = time.monotonic() - self._started.pop(step)
+        self._output.write(f"{step}: {seconds:.1f} s\n")
+        self._output.flush()

@@ -121,16 +121,16 @@ async def _bootstrap(
         ],
         env={"TMPDIR": str(scratch), "SOURCE_DATE_EPOCH": str(EPOCH)},
         timeout=BUILD_TIMEOUT,
-        on_line=_package_counter(progress, step),
+        on_line=package_counter(progress, step),
     )
-    _date(tree, newest=started)
+    date(tree, newest=started)
 
 
 def parse_packages(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def _package_counter(progress: Progress, step: str) -> Callable[[str], None]:
+def package_counter(progress: Progress, step: str) -> Callable[[str], None]:
     """Counts a package when it is unpacked and when it is set up."""
     total = 0
 
@@ -146,7 +146,7 @@ def _package_counter(progress: Progress, step: str) -> Callable[[str], None]:
     return on_line
 
 
-def _date(tree: Path, newest: int) -> None:
+def date(tree: Path, newest: int) -> None:
     """Gives everything that the build wrote, and no file of a package, the same date. Dates of packages stay, because
     compiled Python carries the date of its source."""
     for parent, folders, names in os.walk(tree):
