@@ -62,7 +62,11 @@ func initialise(arguments []string) error {
 	// the collector's next run would be of no use to a process that only waits
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(8 << 20)
-	if _, err := guest.SetupCgroups(guest.CgroupRoot); err != nil {
+	cgroups, err := guest.SetupCgroups(guest.CgroupRoot)
+	if err == nil {
+		err = cgroups.Join()
+	}
+	if err != nil {
 		log.Printf("cgroups: %v", err)
 	}
 	self, err := os.Executable()
@@ -84,7 +88,7 @@ func serve(arguments []string) error {
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(64 << 20)
 	unix.Umask(0o022)
-	machine, err := guest.Open(!*alone)
+	machine, err := open(*alone)
 	if err != nil {
 		return err
 	}
@@ -102,4 +106,11 @@ func serve(arguments []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	return httpd.New(machine).Serve(ctx, listener)
+}
+
+func open(alone bool) (*guest.Guest, error) {
+	if alone {
+		return guest.OpenUntouched(nil), nil
+	}
+	return guest.Open()
 }

@@ -26,6 +26,7 @@ const mib = 1 << 20
 // Leaves have no controllers: a memory controller for each would leave a dying memcg behind every short
 // program for as long as a page of its cache lives.
 type Cgroups struct {
+	envd  string
 	user  string
 	limit int64 // bytes of memory for all user programs, 0 when unlimited
 	life  int64 // tells leaves of this run from those of a previous one
@@ -57,8 +58,7 @@ func limitsFor(total int64) limits {
 	}
 }
 
-// SetupCgroups makes the two groups below root and moves the caller into `envd`. Nil, nil when root is not
-// cgroup2. Safe to repeat.
+// SetupCgroups makes the two groups below root. Nil, nil when root is not cgroup2. Safe to repeat.
 func SetupCgroups(root string) (*Cgroups, error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(root, &stat); err != nil || stat.Type != unix.CGROUP2_SUPER_MAGIC {
@@ -69,9 +69,12 @@ func SetupCgroups(root string) (*Cgroups, error) {
 			log.Printf("cgroup controller %s: %v", controller, err)
 		}
 	}
-	c := &Cgroups{user: filepath.Join(root, "user"), life: time.Now().UnixNano()}
-	envd := filepath.Join(root, "envd")
-	for _, dir := range []string{envd, c.user} {
+	c := &Cgroups{
+		envd: filepath.Join(root, "envd"),
+		user: filepath.Join(root, "user"),
+		life: time.Now().UnixNano(),
+	}
+	for _, dir := range []string{c.envd, c.user} {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
@@ -85,8 +88,8 @@ func SetupCgroups(root string) (*Cgroups, error) {
 		dir, name string
 		value     int64
 	}{
-		{envd, "memory.min", want.envdMin},
-		{envd, "cpu.weight", 1000},
+		{c.envd, "memory.min", want.envdMin},
+		{c.envd, "cpu.weight", 1000},
 		{c.user, "memory.max", want.userMax},
 		{c.user, "pids.max", want.userPids},
 	} {
@@ -96,9 +99,6 @@ func SetupCgroups(root string) (*Cgroups, error) {
 			c.limit = want.userMax
 		}
 	}
-	if err := writeFile(filepath.Join(envd, "cgroup.procs"), "0"); err != nil {
-		return nil, fmt.Errorf("cgroup envd: %w", err)
-	}
 	old, err := filepath.Glob(filepath.Join(c.user, "p*"))
 	if err != nil {
 		return nil, err
@@ -106,6 +106,17 @@ func SetupCgroups(root string) (*Cgroups, error) {
 	c.stale = old
 	c.sweep()
 	return c, nil
+}
+
+// Join moves the caller into `envd`; a nil receiver, no cgroup2, stays where it is.
+func (c *Cgroups) Join() error {
+	if c == nil {
+		return nil
+	}
+	if err := writeFile(filepath.Join(c.envd, "cgroup.procs"), "0"); err != nil {
+		return fmt.Errorf("cgroup envd: %w", err)
+	}
+	return nil
 }
 
 // Limit is the memory of all user programs in bytes, 0 when unlimited.

@@ -1,5 +1,5 @@
 // Package guest is what envd does to the machine it lives in: its identity, clock, random pool, cgroups and
-// figures. With touch off it leaves the machine alone, so that the real envd can run as a plain process.
+// figures. Untouched it leaves the machine alone, so that the real envd can run as a plain process.
 package guest
 
 import (
@@ -27,26 +27,32 @@ type Guest struct {
 	initLock sync.Mutex
 }
 
-// Open prepares the machine for envd's life: cgroups, memory pressure and the state of a previous run of
-// this boot. With touch false it does none of that.
-func Open(touch bool) (*Guest, error) {
-	g := &Guest{touch: touch, root: "/", kernel: linuxKernel{}}
+// Open prepares the machine for envd's life: cgroups, memory priority and the state of a previous run of this
+// boot.
+func Open() (*Guest, error) {
+	g := &Guest{touch: true, root: "/", kernel: linuxKernel{}}
 	g.state.Store(&State{})
-	if !touch {
-		return g, nil
-	}
 	if err := g.load(); err != nil {
 		return nil, err
 	}
-	cgroups, err := SetupCgroups(CgroupRoot)
-	if err != nil {
+	var err error
+	if g.cgroups, err = SetupCgroups(CgroupRoot); err != nil {
 		return nil, err
 	}
-	g.cgroups = cgroups
+	if err := g.cgroups.Join(); err != nil {
+		return nil, err
+	}
 	if g.oom, err = openOOMGuard(); err != nil {
 		return nil, err
 	}
 	return g, nil
+}
+
+// OpenUntouched leaves the machine as it is. cgroups may be nil.
+func OpenUntouched(cgroups *Cgroups) *Guest {
+	g := &Guest{root: "/", cgroups: cgroups}
+	g.state.Store(&State{})
+	return g
 }
 
 // Cgroups gives the places of user programs, nil where there is no cgroup2.

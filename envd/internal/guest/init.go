@@ -27,7 +27,7 @@ type InitRequest struct {
 	MachineID      string             `json:"machineId"`
 	SandboxID      *string            `json:"sandboxId"`
 	TemplateID     *string            `json:"templateId"`
-	LifecycleID    string             `json:"lifecycleID"` // another one with every restore
+	LifecycleID    string             `json:"lifecycleID"` // another one with every restore; "" is the present one
 }
 
 var (
@@ -55,7 +55,7 @@ func (g *Guest) Init(token string, request *InitRequest) (newLife bool, err erro
 	if err != nil {
 		return false, err
 	}
-	newLife = !current.Initialised || request.LifecycleID == "" || request.LifecycleID != current.LifecycleID
+	newLife = !current.Initialised || next.LifecycleID != current.LifecycleID
 	if newLife && g.touch {
 		if err := g.become(identity); err != nil {
 			return false, err
@@ -72,7 +72,9 @@ func (g *Guest) Init(token string, request *InitRequest) (newLife bool, err erro
 func (r *InitRequest) apply(current *State) (*State, error) {
 	next := *current
 	next.Initialised = true
-	next.LifecycleID = r.LifecycleID
+	if r.LifecycleID != "" {
+		next.LifecycleID = r.LifecycleID
+	}
 	for _, field := range []struct {
 		given  *string
 		target *string

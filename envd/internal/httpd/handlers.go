@@ -3,6 +3,7 @@ package httpd
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"log"
 	"net/http"
 
@@ -21,7 +22,7 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) init(w http.ResponseWriter, r *http.Request) {
 	request := new(guest.InitRequest)
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxInit))
-	if err := decoder.Decode(request); err != nil {
+	if err := decoder.Decode(request); err != nil && !errors.Is(err, io.EOF) { // an empty body changes nothing
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			files.WriteError(w, http.StatusRequestEntityTooLarge, "the body is larger than 1 MiB")

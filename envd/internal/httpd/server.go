@@ -4,7 +4,6 @@ package httpd
 import (
 	"context"
 	"errors"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -63,7 +62,6 @@ func New(machine *guest.Guest) *Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(io.Discard, "", 0), // clients that go away are no news
 		ConnState:         s.lives.connState,
 		ConnContext:       s.lives.connContext,
 	}

@@ -17,10 +17,9 @@ const (
 	// how long programs have to end by themselves when the machine stops
 	grace = 2 * time.Second
 	// A server that dies sooner than this after its start waits longer and longer for the next one.
-	steady   = 5 * time.Second
-	waitMin  = 50 * time.Millisecond
-	waitMax  = 5 * time.Second
-	shutdown = "the machine stops"
+	steady  = 5 * time.Second
+	waitMin = 50 * time.Millisecond
+	waitMax = 5 * time.Second
 )
 
 // server is the child that the reaper keeps alive.
@@ -54,7 +53,7 @@ func Run(argv []string) error {
 			}
 		case received := <-signals:
 			if received != unix.SIGCHLD {
-				return stop(child, received)
+				return stop(child, received, signals)
 			}
 			if status, ended := reap(child); ended {
 				log.Printf("envd serve ended (%s): starting it again", describe(status))
@@ -105,8 +104,15 @@ func reap(child *server) (status syscall.WaitStatus, ended bool) {
 	}
 }
 
+// childless reaps what is dead and tells whether anything is left.
+func childless(child *server) bool {
+	reap(child)
+	var info unix.Siginfo
+	return unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == unix.ECHILD
+}
+
 // stop ends everything and then the machine.
-func stop(child *server, why os.Signal) error {
+func stop(child *server, why os.Signal, signals <-chan os.Signal) error {
 	if os.Getpid() != 1 {
 		if child.pid != 0 {
 			_ = syscall.Kill(child.pid, syscall.SIGTERM)
@@ -115,13 +121,16 @@ func stop(child *server, why os.Signal) error {
 		}
 		return nil
 	}
-	log.Printf("%s: %s", why, shutdown)
+	log.Printf("%s: the machine stops", why)
 	_ = syscall.Kill(-1, syscall.SIGTERM)
-	for end := time.Now().Add(grace); time.Now().Before(end); {
-		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err == syscall.ECHILD {
-			break
+	patience := time.After(grace)
+	for waiting := true; waiting; {
+		select {
+		case <-signals:
+			waiting = !childless(child)
+		case <-patience:
+			waiting = false
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	_ = syscall.Kill(-1, syscall.SIGKILL)
 	unix.Sync()
