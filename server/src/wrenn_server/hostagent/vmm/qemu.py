@@ -41,7 +41,7 @@ from wrenn_server.hostagent.vmm.qemu_vm import QemuVm
 from wrenn_server.hostagent.vmm.qmp import Qmp
 from wrenn_server.hostagent.vmm.running import empty
 from wrenn_server.hostagent.vmm.template_memory import TemplateMemory, new_memory
-from wrenn_server.linux import netns
+from wrenn_server.linux import kvm, netns
 from wrenn_server.linux.cgroup import Cgroup, Cgroups, Limits
 from wrenn_server.linux.process import Process, User, confined, run, spawn
 from wrenn_server.linux.tsc import tsc_khz
@@ -79,11 +79,14 @@ class QemuDriver:
         self._groups: tuple[int, ...] = ()
 
     async def __aenter__(self) -> Self:
-        self._empty_netns = await netns.in_own_thread(netns.new)
         khz = await netns.in_own_thread(tsc_khz) if self._accel is Accel.TCG else None
         self._kernel_args = kernel_args(self._accel, khz)
         if self._accel is Accel.KVM:
-            self._groups = _kvm_groups()
+            try:
+                self._groups = kvm.group()
+            except (kvm.KvmRefused, OSError) as error:
+                raise VmmError(f"QEMU cannot use KVM: {error}") from error
+        self._empty_netns = await netns.in_own_thread(netns.new)
         return self
 
     async def __aexit__(
@@ -315,9 +318,3 @@ def _short(directory: Path) -> Generator[str, None, None]:
         yield f"/proc/self/fd/{fd}/{MONITOR_SOCKET}"
     finally:
         os.close(fd)
-
-
-def _kvm_groups() -> tuple[int, ...]:
-    """The group that may use /dev/kvm, when it is not everybody."""
-    stat = os.stat("/dev/kvm")
-    return () if stat.st_mode & 0o006 == 0o006 else (stat.st_gid,)
