@@ -1,0 +1,171 @@
+"""`make bench`: a platform of its own, measured beside the floor, the two interleaved round by round."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import report
+from bench.floor import Template, Vm, pss, slot
+from bench.report import Figure
+from wrenn import AsyncClient, AsyncSandbox
+from wrenn_server.up import demo, down, start
+from wrenn_server.up.settings import Settings
+
+ROUNDS = 20
+SETTINGS = Settings(
+    data_dir=Path("/var/lib/wrenn-bench"),
+    listen=f"127.0.0.1:{demo.free_port()}",
+    agent_listen=f"127.0.0.1:{demo.free_port()}",
+    network="10.217.0.0/16",
+    uid_base=50000,
+)
+COMMAND = "echo ready"
+
+
+def milliseconds(began: float) -> float:
+    return (time.perf_counter() - began) * 1000
+
+
+class Bench:
+    """Samples of one run, by name; `floor_<name>` beside `<name>`."""
+
+    def __init__(self, client: AsyncClient, template: Template, scratch: Path, namespace: str) -> None:
+        self.client = client
+        self.template = template
+        self.scratch = scratch
+        self.namespace = namespace
+        self.samples: dict[str, list[float]] = {}
+
+    def note(self, name: str, value: float) -> None:
+        self.samples.setdefault(name, []).append(value)
+
+    def figure(self, name: str, floor: str, unit: str, target: float | None) -> Figure:
+        return Figure(
+            name=name, samples=self.samples[name], unit=unit, floor=self.samples[floor], target=target
+        )
+
+    async def round(self) -> None:
+        await asyncio.to_thread(self.floor_round)
+        await self.platform_round()
+
+    def floor_round(self) -> None:
+        overlay = self.scratch / "overlay.ext4"
+        self.template.clone_overlay(overlay)
+        began = time.perf_counter()
+        vm = Vm(self.template, self.namespace, overlay)
+        try:
+            vm.init()
+            self.note("floor_usable", milliseconds(began))
+            connection = vm.connect()
+            vm.run(COMMAND, connection)
+            self.note("floor_create", milliseconds(began))
+            for _ in range(2):
+                began = time.perf_counter()
+                vm.run("true", connection)
+                self.note("floor_exec", milliseconds(began))
+            self.note("floor_pss", vm.pss() / 1e6)
+            connection.close()
+            state = self.scratch / "state"
+            began = time.perf_counter()
+            vm.pause_to(state)
+            self.note("floor_pause", milliseconds(began))
+        finally:
+            vm.kill()
+        began = time.perf_counter()
+        resumed = Vm(self.template, self.namespace, overlay, stream=state)
+        try:
+            resumed.init()
+            self.note("floor_resume", milliseconds(began))
+        finally:
+            resumed.kill()
+
+    async def platform_round(self) -> None:
+        began = time.perf_counter()
+        sandbox = await AsyncSandbox.create(client=self.client, timeout=300)
+        self.note("usable", milliseconds(began))
+        await sandbox.commands.run(COMMAND, check=True)
+        self.note("create_on_demand", milliseconds(began))
+        for _ in range(2):
+            began = time.perf_counter()
+            await sandbox.commands.run("true", check=True)
+            self.note("exec_true", milliseconds(began))
+        self.note("idle_pss", pss(vm_process(sandbox.id)) / 1e6)
+        began = time.perf_counter()
+        await sandbox.pause()
+        self.note("pause", milliseconds(began))
+        began = time.perf_counter()
+        await sandbox.resume()
+        self.note("resume", milliseconds(began))
+        await sandbox.kill()
+
+    def figures(self) -> list[Figure]:
+        return [
+            self.figure("create_on_demand", "floor_create", "ms", 1.10),
+            self.figure("exec_true", "floor_exec", "ms", 1.3),
+            self.figure("pause", "floor_pause", "ms", 1.2),
+            self.figure("resume", "floor_resume", "ms", 1.1),
+            self.figure("idle_pss", "floor_pss", "MB", 1.05),
+        ]
+
+
+def vm_process(sandbox_id: str) -> int:
+    """The VMM process of a sandbox, by the name on its command line."""
+    for directory in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (directory / "cmdline").read_bytes().split(b"\0") if directory.name.isdigit() else []
+            if sandbox_id.encode() in words and b"qemu" in words[0]:
+                return int(directory.name)
+    raise RuntimeError(f"no VMM of {sandbox_id}")
+
+
+def find_template(data_dir: Path) -> Template:
+    """The default shape's memory snapshot as the agent made it."""
+    for directory in sorted((data_dir / "templates").iterdir()):
+        manifest = directory / "vmm.json"
+        if manifest.exists() and json.loads(manifest.read_text())["format"] == "template":
+            return Template(
+                root_image=data_dir / "images/minimal.ext4",
+                directory=directory,
+                overlay=next(directory.glob("overlay*")),
+                vcpus=1,
+                memory_mb=512,
+            )
+    raise RuntimeError(f"no template snapshot in {data_dir / 'templates'}")
+
+
+async def measure(console: Console, rounds: int) -> list[Figure]:
+    await start.start(SETTINGS, console)
+    scratch = SETTINGS.data_dir / "bench"
+    scratch.mkdir(exist_ok=True)
+    try:
+        async with AsyncClient(**demo.credentials(SETTINGS)) as client:
+            with slot("wrenn-floor") as namespace:
+                bench = Bench(client, find_template(SETTINGS.data_dir), scratch, namespace)
+                await bench.round()  # warms caches of both; not counted
+                bench.samples.clear()
+                for number in range(rounds):
+                    await bench.round()
+                    console.print(f"round {number + 1} of {rounds}", highlight=False)
+                return bench.figures()
+    finally:
+        await down.stop(SETTINGS, kill=True)
+        await down.purge(SETTINGS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    console = Console()
+    figures = asyncio.run(measure(console, parser.parse_args().rounds))
+    report.show(figures, console)
+    report.write(figures, report.machine())
+    return 0
+
+
+sys.exit(main())
