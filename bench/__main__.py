@@ -144,7 +144,7 @@ async def measure(console: Console, rounds: int) -> list[Figure]:
     scratch = SETTINGS.data_dir / "bench"
     scratch.mkdir(exist_ok=True)
     try:
-        async with AsyncClient(**demo.credentials(SETTINGS)) as client:
+        async with demo.client_of(SETTINGS) as client:
             with slot("wrenn-floor") as namespace:
                 bench = Bench(client, find_template(SETTINGS.data_dir), scratch, namespace)
                 await bench.round()  # warms caches of both; not counted

@@ -10,6 +10,7 @@ import pytest
 
 from wrenn_server.images.build import ensure_all
 from wrenn_server.images.progress import Silent
+from wrenn_server.up.settings import CACHE_DIR
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("WRENN_TEST_DATA", "/var/cache/wrenn-test"))
@@ -28,7 +29,7 @@ def envd_binary() -> Path:
 def guest_images(envd_binary: Path) -> Path:
     """A data directory with `kernels/` and `images/` to boot from, built once and kept between runs."""
     need_virtual_machines()
-    asyncio.run(ensure_all(TEST_DATA, envd_binary, Silent()))
+    asyncio.run(ensure_all(TEST_DATA, envd_binary, Silent(), cache_dir=CACHE_DIR))
     return TEST_DATA
 
 

@@ -60,7 +60,15 @@ def settings_for(directory: Path, *, network: str, uid_base: int) -> Settings:
 
 
 def up(settings: Settings) -> RunningPlatform:
-    wrenn("up", "--detach", "--listen", settings.listen, "--agent-listen", settings.agent_listen, settings=settings)
+    wrenn(
+        "up",
+        "--detach",
+        "--listen",
+        settings.listen,
+        "--agent-listen",
+        settings.agent_listen,
+        settings=settings,
+    )
     return RunningPlatform(settings, environment.read(settings.env_file))
 
 

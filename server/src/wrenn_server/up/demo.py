@@ -3,11 +3,10 @@
 It uses an installation of its own (data directory, ports, network, uids), so it never touches one that runs already.
 """
 
-import asyncio
 import socket
 import statistics
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from wrenn import AsyncClient, AsyncSandbox, WrennError
+from wrenn import AsyncClient, AsyncSandbox, CommandTimeoutError, WrennError
 from wrenn_server.up import down, environment, inventory, start
 from wrenn_server.up.settings import Settings
 
@@ -72,7 +71,7 @@ async def show(console: Console) -> int:
     try:
         heading(console, "Starting Wrenn on this machine")
         await start.start(settings, console)
-        async with AsyncClient(**credentials(settings)) as client:
+        async with client_of(settings) as client:
             await tour(console, client, times)
     except (DemoFailed, WrennError, start.CannotStart) as error:
         failure = str(error)
@@ -123,13 +122,12 @@ async def analyse(console: Console, sandbox: AsyncSandbox, times: Times) -> None
 async def pause_and_resume(console: Console, sandbox: AsyncSandbox, times: Times) -> None:
     await sandbox.files.write("/home/user/counter.py", COUNTER)
     handle = await sandbox.commands.run("exec python3 counter.py", background=True, timeout=None)
-    await until(lambda count: count > 5, sandbox)
-    before = await count_of(sandbox)
+    before = await beyond(5, sandbox)
     async with times.of("pause with memory"):
         await sandbox.pause()
     async with times.of("resume, until usable"):
         await sandbox.resume()
-    after = await until(lambda count: count > before, sandbox)
+    after = await beyond(before, sandbox)
     alive = (await sandbox.commands.run(f"kill -0 {handle.pid} && echo alive")).stdout.strip()
     if alive != "alive":
         raise DemoFailed("the counter did not survive pause and resume")
@@ -142,7 +140,7 @@ async def forks(console: Console, sandbox: AsyncSandbox, times: Times) -> None:
         children = await sandbox.fork(3)
     for index, child in enumerate(children):
         await child.files.write("/home/user/name", f"fork {index}")
-    counts = [await until(lambda count: count > at_fork, child) for child in children]
+    counts = [await beyond(at_fork, child) for child in children]
     names = [await child.files.read("/home/user/name") for child in children]
     if names != [f"fork {index}" for index in range(3)] or await sandbox.files.exists("/home/user/name"):
         raise DemoFailed(f"the forks are not independent: {names}")
@@ -195,23 +193,22 @@ async def count_of(sandbox: AsyncSandbox) -> int:
     return int(await sandbox.files.read("/tmp/count"))  # noqa: S108 - inside the sandbox
 
 
-async def until(wanted: Callable[[int], bool], sandbox: AsyncSandbox) -> int:
-    """The counter's value once it is as wanted.
+async def beyond(count: int, sandbox: AsyncSandbox) -> int:
+    """The counter's value once it is larger than `count`; the sandbox itself waits.
 
     :raises DemoFailed: not within 20 seconds."""
+    line = f'until [ "$(cat /tmp/count 2>/dev/null || echo 0)" -gt {count} ]; do sleep 0.05; done; cat /tmp/count'
     try:
-        async with asyncio.timeout(20):
-            await sandbox.commands.run("until test -s /tmp/count; do sleep 0.1; done", check=True)
-            while not wanted(count := await count_of(sandbox)):
-                await asyncio.sleep(0.1)
-    except TimeoutError as error:
+        result = await sandbox.commands.run(line, timeout=20, check=True)
+    except CommandTimeoutError as error:
         raise DemoFailed(f"the counter in {sandbox.id} does not count") from error
-    return count
+    return int(result.stdout)
 
 
-def credentials(settings: Settings) -> dict[str, str]:
+def client_of(settings: Settings) -> AsyncClient:
+    """A client with the credentials that `wrenn up` wrote."""
     variables = environment.read(settings.env_file)
-    return {"base_url": variables["WRENN_BASE_URL"], "api_key": variables["WRENN_API_KEY"]}
+    return AsyncClient(base_url=variables["WRENN_BASE_URL"], api_key=variables["WRENN_API_KEY"])
 
 
 def free_port() -> int:

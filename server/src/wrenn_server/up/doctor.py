@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from wrenn_server.linux import kvm, process
+from wrenn_server.hostagent.vmm import choice
+from wrenn_server.linux import forwarding, kvm, process
 from wrenn_server.up.settings import Settings
 
 DISK_WANTED_MB = 4096
@@ -84,14 +85,18 @@ async def check_tools(settings: Settings) -> Finding:
 
 
 async def check_kvm(settings: Settings) -> Finding:
-    verdict = await kvm.probe(settings.data_dir / "cache", firecracker=FIRECRACKER)
+    kernel, tiny = settings.data_dir / "kernels/vmlinux", settings.data_dir / "kernels/tiny.elf"
+    if kernel.exists() and tiny.exists() and os.geteuid() == 0:
+        verdict = await choice.probe(settings.run_dir / "kvm.json", kernel, tiny, choice.Binaries.find())
+    else:
+        verdict = kvm.judge(await asyncio.to_thread(kvm.examine))
     if verdict.usable:
-        return ok("KVM", "guests run on it (proven)")
+        return ok("KVM", "guests run on it")
     return Finding(
         "KVM",
         Verdict.WARN,
-        f"not usable: {verdict.why}",
-        "use bare metal or a machine with nested virtualisation for production; software emulation (QEMU) is used here",
+        f"{verdict.reason}: QEMU's software emulation is used",
+        "production wants bare metal, or a machine with nested virtualisation",
     )
 
 
@@ -125,7 +130,7 @@ async def check_nftables(settings: Settings) -> Finding:
 
 
 async def check_forwarding(settings: Settings) -> Finding:
-    if Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1":
+    if forwarding.is_on():
         return ok("IP forwarding", "on")
     return Finding(
         "IP forwarding",

@@ -38,7 +38,7 @@ class AlreadyRunning(Exception):
 class Report:
     """Tells `wrenn up` how far we are. A reader that is gone does not matter."""
 
-    write: Callable[[str], None]
+    write: Callable[[str], object]
 
     def step(self, name: str) -> None:
         self._send({"step": name})

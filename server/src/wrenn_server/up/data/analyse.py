@@ -17,7 +17,7 @@ with open(sys.argv[1], newline="") as file:
 
 print(f"{'species':<10} {'n':>4} {'flipper mm':>11} {'mass g':>8} {'g per mm':>9} {'r':>6}")
 for species, points in sorted(by_species.items()):
-    flippers, masses = zip(*points)
+    flippers, masses = zip(*points, strict=True)
     fit = statistics.linear_regression(flippers, masses)
     r = statistics.correlation(flippers, masses)
     print(
