@@ -1,0 +1,196 @@
+"""The pool of prepared slots, and the removal of everything that one install put into the host's network."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from wrenn_server.hostagent.network import plan, rules
+from wrenn_server.hostagent.network.base import Slot
+from wrenn_server.hostagent.network.connect import connect
+from wrenn_server.linux.netlink import Netlink
+from wrenn_server.linux.nft import Nft
+from wrenn_server.linux.process import CommandFailed
+from wrenn_server.model.errors import Unavailable
+
+READY = 4
+"""Slots kept prepared. One takes 10 ms to prepare, so this only has to cover the creates that come at once."""
+RETRY = 1.0
+"""Seconds until the next try when a slot could not be prepared."""
+
+log = structlog.get_logger()
+
+
+class Slots:
+    """See `network.base.SlotPool`. An index, and with it a uid and an address range, is given out again only when
+    everything of its last user is gone."""
+
+    def __init__(
+        self,
+        *,
+        tag: str,
+        network: ipaddress.IPv4Network,
+        uid_base: int,
+        limit: int,
+        ready: int = READY,
+        netlink: Netlink | None = None,
+        nft: Nft | None = None,
+    ) -> None:
+        """:param limit: the most slots in use at one time
+        :raises ValueError: the network has no room for so many"""
+        room = plan.capacity(network)
+        if limit > room:
+            raise ValueError(f"{network} has room for {room} slots, not for {limit}")
+        self._tag, self._network, self._uid_base, self._limit = tag, network, uid_base, limit
+        self._target = min(ready, room - limit)
+        self._netlink = netlink or Netlink()
+        self._nft = nft or Nft()
+        self._indices = range(limit + self._target)  # so the prepared ones never take the last user's place
+        self._free = deque[int]()
+        self._ready = deque[Slot]()
+        self._used = set[int]()
+        self._coming = 0
+        """Acquired, but still being prepared."""
+        self._releases = dict[int, asyncio.Task[None]]()
+        self._wanted = asyncio.Event()
+        self._refiller: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if not await self._netlink.forwards():
+            log.warning(
+                "this host does not forward packets, so sandboxes have no internet access",
+                action="network_check",
+                hint="sysctl -w net.ipv4.ip_forward=1",
+            )
+        await _remove(self._tag, self._netlink, keep=self._used)
+        await self._nft.apply(rules.host_ruleset(self._tag, self._network))
+        self._free.extend(index for index in self._indices if index not in self._used)
+        try:
+            await self._fill()
+        except BaseException:
+            await self._drain()
+            raise
+        self._refiller = asyncio.create_task(self._refill(), name="refill slots")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._refiller is not None:
+            self._refiller.cancel()
+            await asyncio.wait([self._refiller])
+        await asyncio.gather(*self._releases.values(), return_exceptions=True)
+        await self._drain()
+
+    def adopt(self, index: int) -> Slot:
+        if self._refiller is not None:
+            raise RuntimeError("slots are adopted before the pool is entered")
+        self._used.add(index)
+        return plan.slot(self._tag, self._uid_base, index)
+
+    async def acquire(self) -> Slot:
+        while len(self._used) - len(self._releases) + self._coming < self._limit:
+            if self._ready:
+                slot = self._ready.popleft()
+            elif self._free:
+                self._coming += 1
+                try:
+                    slot = await self._make(self._free.popleft())
+                finally:
+                    self._coming -= 1
+            else:
+                await asyncio.wait(self._releases.values(), return_when=asyncio.FIRST_COMPLETED)
+                continue
+            self._used.add(slot.index)
+            self._wanted.set()
+            return slot
+        raise Unavailable(
+            f"all {self._limit} slots of this host are in use",
+            code="no_slots",
+            hint="raise AGENT_SLOTS or add a host",
+        )
+
+    async def release(self, slot: Slot) -> None:
+        if slot.index in self._used and slot.index not in self._releases:
+            task = asyncio.create_task(self._release(slot), name=f"release {slot.name}")
+            self._releases[slot.index] = task
+        if task := self._releases.get(slot.index):
+            await asyncio.shield(task)  # goes on when its caller is cancelled
+
+    async def connect(self, slot: Slot, port: int, timeout: float) -> socket.socket:
+        return await connect(lambda: self._netlink.tcp_socket(slot.netns), port, timeout)
+
+    async def _release(self, slot: Slot) -> None:
+        try:
+            await self._netlink.delete([slot.name], [slot.veth])
+            self._used.discard(slot.index)
+            if slot.index in self._indices:
+                self._free.append(slot.index)
+            self._wanted.set()
+        finally:
+            del self._releases[slot.index]
+
+    async def _refill(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self._fill()
+            except (OSError, CommandFailed):
+                log.exception("a slot could not be prepared", action="slot_prepare")
+                await asyncio.sleep(RETRY)
+                self._wanted.set()
+
+    async def _fill(self) -> None:
+        while len(self._ready) < self._target and self._free:
+            self._ready.append(await self._make(self._free.popleft()))
+
+    async def _make(self, index: int) -> Slot:
+        slot = plan.slot(self._tag, self._uid_base, index)
+        try:
+            await self._netlink.create(plan.namespace(slot, self._network))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                await self._netlink.delete([slot.name], [slot.veth])
+            self._free.append(index)
+            raise
+        return slot
+
+    async def _drain(self) -> None:
+        """What nobody uses goes; the host's table goes when nobody is left to need it."""
+        slots, self._ready = list(self._ready), deque[Slot]()
+        try:
+            await self._netlink.delete([slot.name for slot in slots], [slot.veth for slot in slots])
+        finally:
+            if not self._used:
+                await self._nft.delete_table("inet", rules.host_table_name(self._tag))
+
+
+async def clean_up(tag: str, netlink: Netlink | None = None, nft: Nft | None = None) -> None:
+    """Removes every namespace, cable and table that carries the tag. Idempotent; needs no pool and no journal.
+
+    :raises OSError: the kernel refused; :raises CommandFailed: nft did"""
+    netlink, nft = netlink or Netlink(), nft or Nft()
+    try:
+        await _remove(tag, netlink, keep=set())
+    finally:
+        if ("inet", rules.host_table_name(tag)) in await nft.tables():
+            await nft.delete_table("inet", rules.host_table_name(tag))
+
+
+async def _remove(tag: str, netlink: Netlink, *, keep: set[int]) -> None:
+    def unwanted(found: list[str], prefix: str) -> list[str]:
+        indices = ((name, name.removeprefix(prefix)) for name in found)
+        return [name for name, index in indices if index.isdecimal() and int(index) not in keep]
+
+    namespaces, cables = plan.namespace_prefix(tag), rules.veth_prefix(tag)
+    names = unwanted(await netlink.names(namespaces), namespaces)
+    links = unwanted(await netlink.links(cables), cables)
+    if names or links:
+        log.info("removing leftovers of an earlier run", action="network_clean", slots=len(names))
+        await netlink.delete(names, links)
