@@ -20,7 +20,7 @@ from wrenn_server.edge import answers
 from wrenn_server.edge import head as heads
 from wrenn_server.edge.exchange import Broken, Passage
 from wrenn_server.edge.pool import Pool
-from wrenn_server.edge.target import Answer, Exchange, Peer, Refused, Route, Target, Tunnel, Upstream
+from wrenn_server.edge.target import Answer, Exchange, Limits, Peer, Refused, Route, Target, Tunnel, Upstream
 from wrenn_server.model.errors import WrennError
 from wrenn_server.wire.body import BadBody
 from wrenn_server.wire.head import (
@@ -39,22 +39,6 @@ _DISCARD = 4 * 1024 * 1024  # bytes of unread input, so that the answer is not l
 _FOREVER = float("inf")
 
 logger = logging.getLogger(__name__)
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds."""
-
-    connections: int = 10_000
-    head: float = 10.0
-    """From the first byte of a head to its last; for the first request from the connection's start."""
-    idle: float = 320.0
-    """Between two requests of a connection; longer than the 300 s that E2B's SDKs keep one, so that they close first."""
-    connect: float = 10.0
-    """To open a connection to an upstream, retries included."""
-    silence: float = 3600.0
-    """Without a byte from either side during an exchange. TCP keep-alive finds dead peers earlier."""
-    grace: float = 10.0
-    """For requests to finish when the listener stops."""
 
 
 class Service(msgspec.Struct, kw_only=True):
@@ -80,6 +64,7 @@ class Connection:
         self._deadline = self._loop.time() + service.limits.head
         self._passage: Passage | None = None
         self._moved = 0
+        self._unread = False  # the client may still be sending what nobody reads
 
     def expire(self, now: float) -> None:
         """Ends what has taken too long. Called about once a second."""
@@ -135,6 +120,7 @@ class Connection:
             framing = request_framing(head)
             head = heads.admitted(head, self.peer, trusted=self.service.trusted)
         except BadHead as bad:
+            self._unread = True
             code = "invalid_request" if bad.status == 400 else "unsupported"
             self._write(answers.problem(bad.status, code, bad.message), None, False)
             return False
@@ -174,6 +160,7 @@ class Connection:
                     self._answer(passage, target)
             except Broken as broken:
                 self._answer(passage, broken.answer)
+            self._unread = not passage.request.done
             return passage.keep
         finally:
             if self.service.observe is not None:
@@ -235,9 +222,10 @@ class Connection:
     async def _finish(self) -> None:
         """Lets the client have what was written. A close with unread input would reset the connection and lose it."""
         stream = self.stream
-        stream.write_eof()
-        discarded = 0
-        while discarded < _DISCARD and (data := await stream.read()):
-            discarded += len(data)
+        if self._unread:
+            stream.write_eof()
+            discarded = 0
+            while discarded < _DISCARD and (data := await stream.read()):
+                discarded += len(data)
         stream.close()
         await stream.wait_closed()

@@ -8,9 +8,9 @@ from collections.abc import Callable, Hashable
 from typing import Self, cast
 
 from wrenn_server.edge import answers
-from wrenn_server.edge.connection import Connection, Limits, Service
+from wrenn_server.edge.connection import Connection, Service
 from wrenn_server.edge.pool import Pool
-from wrenn_server.edge.target import Exchange, Peer, Route
+from wrenn_server.edge.target import Exchange, Limits, Peer, Route
 from wrenn_server.wire.head import ResponseHead
 from wrenn_server.wire.stream import Stream
 

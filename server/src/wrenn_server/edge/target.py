@@ -84,6 +84,22 @@ class Refused(Exception):
         self.answer = answer
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    connections: int = 10_000
+    head: float = 10.0
+    """From the first byte of a head to its last; for the first request from the connection's start."""
+    idle: float = 320.0
+    """Between two requests of a connection; longer than the 300 s that E2B's SDKs keep one, so that they close first."""
+    connect: float = 10.0
+    """To open a connection to an upstream, retries included."""
+    silence: float = 3600.0
+    """Without a byte from either side during an exchange. TCP keep-alive finds dead peers earlier."""
+    grace: float = 10.0
+    """For requests to finish when the listener stops."""
+
+
 class Exchange(msgspec.Struct, kw_only=True):
     """One finished request, for logs and metrics."""
 
