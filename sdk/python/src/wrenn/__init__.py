@@ -12,12 +12,14 @@ with Sandbox.create() as sandbox:
 
 from wrenn import _version
 from wrenn._async.client import AsyncClient
-from wrenn._async.commands import AsyncCommandHandle, AsyncCommands
+from wrenn._async.commands import AsyncCommands
 from wrenn._async.files import AsyncFiles
+from wrenn._async.handle import AsyncCommandHandle
 from wrenn._async.sandbox import AsyncSandbox
 from wrenn._sync.client import Client
-from wrenn._sync.commands import CommandHandle, Commands
+from wrenn._sync.commands import Commands
 from wrenn._sync.files import Files
+from wrenn._sync.handle import CommandHandle
 from wrenn._sync.sandbox import Sandbox
 from wrenn.config import Config, Timeouts
 from wrenn.errors import (

@@ -145,6 +145,11 @@ class Selector(msgspec.Struct, kw_only=True, omit_defaults=True):
     tag: str | None = None
 
 
+def selector(pid: int | str) -> Selector:
+    """By pid or by tag."""
+    return Selector(tag=pid) if isinstance(pid, str) else Selector(pid=pid)
+
+
 class SelectRequest(msgspec.Struct):
     process: Selector
 

@@ -271,7 +271,6 @@ class _Problem(msgspec.Struct):
     hint: str | None = None
     retryable: bool | None = None
     request_id: str | None = None
-    port: int | None = None
     sandboxId: str | None = None  # noqa: N815 the name on the wire
 
 
@@ -296,7 +295,7 @@ def from_response(
     if kind is NotFoundError:
         kind = not_found
     elif kind is GuestError and problem.sandboxId is not None:
-        kind = PortNotOpenError if problem.port is not None else SandboxNotRunningError
+        kind = _proxy_kind(problem)
     text = (
         problem.message or f"the server answered {status} {httpx2.codes.get_reason_phrase(status)}".rstrip()
     )
@@ -308,6 +307,13 @@ def from_response(
         status=status,
         request_id=problem.request_id or headers.get("x-request-id"),
     )
+
+
+def _proxy_kind(problem: _Problem) -> type[GuestError]:
+    """The proxy's bodies are those that E2B's SDKs know: only the text tells them apart."""
+    if "port is not open" in problem.message:
+        return PortNotOpenError
+    return SandboxNotRunningError if "not found" in problem.message else GuestError
 
 
 def from_connect(code: str, message: str, *, not_found: type[NotFoundError] = NotFoundError) -> ApiError:

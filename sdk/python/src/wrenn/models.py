@@ -133,7 +133,3 @@ class FileInfo:
     @property
     def is_dir(self) -> bool:
         return self.type == "directory"
-
-
-for _cls in (SandboxInfo, Output, CommandResult, ProcessInfo, FileInfo):
-    _cls.__module__ = "wrenn"

@@ -21,9 +21,9 @@ from wrenn._wire import (
 from wrenn.errors import (
     ConflictError,
     ConnectionLostError,
+    GuestError,
     PathNotFoundError,
     ProtocolError,
-    SandboxNotRunningError,
     TooLargeError,
     mapped,
 )
@@ -76,7 +76,7 @@ class AsyncFiles:
             )
         except TooLargeError as exc:
             raise TooLargeError(f"{path} has more than {MAX_READ} bytes", hint="use download()") from exc
-        except (SandboxNotRunningError, ConnectionLostError) as exc:
+        except (GuestError, ConnectionLostError) as exc:
             raise await self._envd.explained(exc) from exc
         return content
 
@@ -141,7 +141,7 @@ class AsyncFiles:
                 params=_query(path, user),
                 headers={**self._envd.headers(), "Content-Type": "application/octet-stream"},
             )
-        except (SandboxNotRunningError, ConnectionLostError) as exc:
+        except (GuestError, ConnectionLostError) as exc:
             raise await self._envd.explained(exc) from exc
         written = decode(answer, list[Written])
         if not written:

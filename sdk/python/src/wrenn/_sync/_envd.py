@@ -11,9 +11,24 @@ from typing import TypeVar
 import httpx2
 
 from wrenn._sync.client import Client
-from wrenn._wire import ENVD_PORT, Envelopes, ProcessEvent, ProcessMessage, decode, envelope
+from wrenn._wire import (
+    ENVD_PORT,
+    STDIN_PIECE,
+    Empty,
+    Envelopes,
+    Input,
+    InputRequest,
+    ProcessEvent,
+    ProcessMessage,
+    SelectRequest,
+    SignalRequest,
+    decode,
+    envelope,
+    selector,
+)
 from wrenn.errors import (
     ConnectionLostError,
+    GuestError,
     NotFoundError,
     ProcessNotFoundError,
     SandboxNotFoundError,
@@ -22,7 +37,7 @@ from wrenn.errors import (
     from_connect,
     mapped,
 )
-from wrenn.models import SandboxInfo
+from wrenn.models import SandboxInfo, Signal
 
 T = TypeVar("T")
 
@@ -69,7 +84,7 @@ class Envd:
                 idempotent=idempotent,
                 not_found=not_found,
             )
-        except (SandboxNotRunningError, ConnectionLostError) as exc:
+        except (GuestError, ConnectionLostError) as exc:
             raise self.explained(exc) from exc
 
     def events(
@@ -97,9 +112,41 @@ class Envd:
                 timeout=timeouts.silence,
                 not_found=ProcessNotFoundError,
             )
-        except (SandboxNotRunningError, ConnectionLostError) as exc:
+        except (GuestError, ConnectionLostError) as exc:
             raise self.explained(exc) from exc
         return ProcessStream(response, self.client.config.base_url)
+
+    def signal(self, pid: int | str, signal: Signal) -> bool:
+        """Signals a whole process group; False when there is none."""
+        try:
+            self.unary(
+                "process.Process/SendSignal",
+                SignalRequest(selector(pid), f"SIGNAL_{signal}"),
+                Empty,
+                not_found=ProcessNotFoundError,
+            )
+        except ProcessNotFoundError:
+            return False
+        return True
+
+    def send_stdin(self, pid: int | str, data: bytes, *, timeout: float | None = None) -> None:
+        for at in range(0, len(data), STDIN_PIECE):
+            self.unary(
+                "process.Process/SendInput",
+                InputRequest(selector(pid), Input(data[at : at + STDIN_PIECE])),
+                Empty,
+                timeout=timeout,
+                not_found=ProcessNotFoundError,
+            )
+
+    def close_stdin(self, pid: int | str) -> None:
+        self.unary(
+            "process.Process/CloseStdin",
+            SelectRequest(selector(pid)),
+            Empty,
+            idempotent=True,
+            not_found=ProcessNotFoundError,
+        )
 
     def explained(self, error: WrennError) -> WrennError:
         """A broken connection or a 502 says that the sandbox does not answer; the platform knows why."""

@@ -23,9 +23,9 @@ from wrenn._wire import (
 from wrenn.errors import (
     ConflictError,
     ConnectionLostError,
+    GuestError,
     PathNotFoundError,
     ProtocolError,
-    SandboxNotRunningError,
     TooLargeError,
     mapped,
 )
@@ -78,7 +78,7 @@ class Files:
             )
         except TooLargeError as exc:
             raise TooLargeError(f"{path} has more than {MAX_READ} bytes", hint="use download()") from exc
-        except (SandboxNotRunningError, ConnectionLostError) as exc:
+        except (GuestError, ConnectionLostError) as exc:
             raise self._envd.explained(exc) from exc
         return content
 
@@ -143,7 +143,7 @@ class Files:
                 params=_query(path, user),
                 headers={**self._envd.headers(), "Content-Type": "application/octet-stream"},
             )
-        except (SandboxNotRunningError, ConnectionLostError) as exc:
+        except (GuestError, ConnectionLostError) as exc:
             raise self._envd.explained(exc) from exc
         written = decode(answer, list[Written])
         if not written:
