@@ -43,6 +43,9 @@ func (h *Handler) upload(w http.ResponseWriter, r *http.Request) error {
 	contentType, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case err == nil && contentType == "multipart/form-data":
+		if parameters["boundary"] == "" {
+			return fail(http.StatusBadRequest, "multipart/form-data without a boundary")
+		}
 		err = job.parts(multipart.NewReader(body, parameters["boundary"]), r.URL.Query().Get("path"))
 	case err == nil && contentType == "application/octet-stream":
 		err = job.single(body, r.URL.Query().Get("path"))
@@ -76,7 +79,7 @@ func (u *upload) parts(reader *multipart.Reader, path string) error {
 	u.written = []entry{}
 	for {
 		part, err := reader.NextRawPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // a body that breaks off wraps it
 			return nil
 		} else if err != nil {
 			return fail(http.StatusBadRequest, "malformed multipart body: %w", err)
@@ -93,7 +96,7 @@ func (u *upload) parts(reader *multipart.Reader, path string) error {
 		if target == "" {
 			target = parameters["filename"]
 		}
-		if err := u.single(part, target); err != nil {
+		if err := u.single(checked{part}, target); err != nil {
 			return err
 		}
 	}

@@ -93,8 +93,8 @@ func (r *InitRequest) apply(current *State) (*State, error) {
 		}
 		*field.target = *field.given
 	}
-	if next.DefaultWorkdir != "" && !path.IsAbs(next.DefaultWorkdir) && next.DefaultWorkdir[0] != '~' {
-		return nil, fmt.Errorf("%w: defaultWorkdir is not an absolute path", ErrInvalid)
+	if dir := next.DefaultWorkdir; dir != "" && dir != "~" && !strings.HasPrefix(dir, "~/") && !path.IsAbs(dir) {
+		return nil, fmt.Errorf("%w: defaultWorkdir is neither absolute nor below ~", ErrInvalid)
 	}
 	if r.Env != nil {
 		for name, value := range *r.Env {

@@ -71,7 +71,7 @@ func fromPasswd(found *user.User) (User, error) {
 }
 
 // Resolve turns a client's path into a clean absolute one: absolute as it is, `~` and `~/x` from the home,
-// anything else from workdir, or from the home when workdir is empty. It fails with ErrPath.
+// anything else from workdir, which is absolute or begins with `~`; from the home when workdir is empty. It fails with ErrPath.
 func (u User) Resolve(path, workdir string) (string, error) {
 	if strings.ContainsRune(path, 0) {
 		return "", fmt.Errorf("%w: it contains a NUL byte", ErrPath)
@@ -80,11 +80,10 @@ func (u User) Resolve(path, workdir string) (string, error) {
 		return "", fmt.Errorf("%w: longer than %d bytes", ErrPath, maxPath)
 	}
 	base := u.Home
-	if workdir != "" {
+	if below, ok := strings.CutPrefix(workdir, "~"); ok {
+		base = filepath.Join(u.Home, below)
+	} else if workdir != "" {
 		base = workdir
-		if !filepath.IsAbs(base) {
-			base = filepath.Join(u.Home, base)
-		}
 	}
 	switch {
 	case path == "~":
