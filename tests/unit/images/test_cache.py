@@ -45,12 +45,14 @@ async def test_an_artefact_is_built_once(cache: Cache):
     assert await cache.get(artefact, never) == folder == cache.find(artefact)
 
 
-async def test_other_inputs_replace_the_artefact_of_the_kind(cache: Cache):
-    old = await cache.get(Artefact("kind", {"input": "1"}), write("old"))
-    other = await cache.get(Artefact("other", {"input": "1"}), write("other"))
-    new = await cache.get(Artefact("kind", {"input": "2"}), write("new"))
-    assert not old.exists()
-    assert (new / "file").read_text() == "new"
+async def test_the_last_used_of_a_kind_are_kept(cache: Cache):
+    first, second, third = (Artefact("kind", {"input": name}) for name in "123")
+    other = await cache.get(Artefact("other", {}), write("other"))
+    await cache.get(first, write("first"))
+    await cache.get(second, write("second"))
+    await cache.get(first, never)
+    await cache.get(third, write("third"))
+    assert [cache.find(artefact) is not None for artefact in (first, second, third)] == [True, False, True]
     assert other.exists()
 
 

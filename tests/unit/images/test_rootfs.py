@@ -1,4 +1,6 @@
 import os
+import py_compile
+import struct
 import subprocess
 from pathlib import Path
 
@@ -72,6 +74,22 @@ def test_dates(tmp_path: Path):
     rootfs.date(tmp_path, newest=1_750_000_000)
     assert packaged.stat().st_mtime == 1_700_000_000
     assert made.stat().st_mtime == link.lstat().st_mtime == made.parent.stat().st_mtime == rootfs.EPOCH
+
+
+def test_compiled_python_goes_by_dates(tmp_path: Path):
+    folder = tmp_path / "usr/lib/python3.11/json"
+    folder.mkdir(parents=True)
+    source = folder / "tool.py"
+    source.write_text("value = 1\n")
+    os.utime(source, (1, 1_700_000_000))
+    compiled = Path(
+        py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH) or ""
+    )
+    code = compiled.read_bytes()[16:]
+    rootfs.trust_dates(tmp_path)
+    assert compiled.read_bytes()[4:16] == struct.pack("<III", 0, 1_700_000_000, 10)
+    assert compiled.read_bytes()[16:] == code
+    assert compiled.stat().st_mtime == rootfs.EPOCH
 
 
 def test_a_new_envd_changes_the_image_and_nothing_else(tmp_path: Path):

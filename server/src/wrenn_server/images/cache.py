@@ -5,8 +5,8 @@
     <cache>/<kind>/<key>/...          finished artefacts, read-only, never changed again
     <cache>/<kind>/<key>/inputs.json  what the key stands for, for people
 
-An artefact appears by one rename, so what has a name is whole. Only the current key of a kind is kept: who needs an
-older one for longer holds a hard link to its files.
+An artefact appears by one rename, so what has a name is whole. Of each kind the last few that were used are kept, so
+that two checkouts can share a cache; who needs one for longer holds a hard link to its files.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrenn_server.linux.process import run
+
+KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Cache:
         Whatever ends `build`, a cancellation included, leaves nothing of an unfinished artefact.
         """
         if (finished := self.find(artefact)) is not None:
+            os.utime(finished)
             return finished
         with self.scratch() as scratch:
             folder = scratch / artefact.key
@@ -67,11 +70,12 @@ class Cache:
             await asyncio.to_thread(_settle, folder)
             target = self.folder(artefact)
             target.parent.mkdir(exist_ok=True)
+            os.utime(folder)
             folder.rename(target)
             _sync_folder(target.parent)
-        for other in target.parent.iterdir():
-            if other != target:
-                shutil.rmtree(other)
+        by_use = sorted(target.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for unused in by_use[KEPT:]:
+            shutil.rmtree(unused)
         return target
 
     @contextlib.contextmanager
