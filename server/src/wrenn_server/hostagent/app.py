@@ -1,0 +1,212 @@
+"""The agent, put together: each part is entered when what it needs is there, and left in the opposite order.
+
+Leaving ends the agent, not the sandboxes: their VMs run on, and the next agent finds them by the journal.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from wrenn_server.edge.listener import Listener
+from wrenn_server.edge.target import Limits
+from wrenn_server.hostagent import rpc, specs, tunnel
+from wrenn_server.hostagent.config import Config
+from wrenn_server.hostagent.control_plane import ControlPlane
+from wrenn_server.hostagent.credentials import Credentials, Verifier
+from wrenn_server.hostagent.drivers import Drivers
+from wrenn_server.hostagent.guest.client import Guest
+from wrenn_server.hostagent.heartbeat import Content, Heart
+from wrenn_server.hostagent.metrics import Metrics
+from wrenn_server.hostagent.network.slots import Slots
+from wrenn_server.hostagent.sandbox.clock import WallClock
+from wrenn_server.hostagent.sandbox.files import Files
+from wrenn_server.hostagent.sandbox.journal import Entry, Journal
+from wrenn_server.hostagent.sandbox.recipe import Host
+from wrenn_server.hostagent.sandbox.registry import Registry
+from wrenn_server.hostagent.sandbox.template import Templates
+from wrenn_server.linux.cgroup import Cgroups
+from wrenn_server.model.sandbox import State
+from wrenn_server.wire.agent import AgentHealth, HostSpecs
+
+VERSION = "0.1.0"
+GRACE = 2.0
+"""Seconds that calls get to finish when the agent stops. Tunnels never finish by themselves."""
+
+log = structlog.get_logger()
+
+
+class AlreadyRunning(Exception):
+    """Another agent owns this data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A running agent."""
+
+    address: str
+    """HOST:PORT that it listens on."""
+    registry: Registry
+
+
+class Changes:
+    """Whom a changed sandbox concerns; those who care come later than those who cause it."""
+
+    def __init__(self) -> None:
+        self.listener: Listener | None = None
+        self.heart: Heart | None = None
+
+    def __call__(self, entry: Entry) -> None:
+        if self.heart is not None:
+            self.heart.wake()
+        if self.listener is not None and entry.state not in {State.RUNNING, State.PAUSING}:
+            # Connections into a VM that is no more would hang; a reset tells their other ends.
+            self.listener.abort(entry.id)
+
+
+@asynccontextmanager
+async def running(config: Config, credentials: Credentials, drivers: Drivers) -> AsyncGenerator[Agent]:
+    """Serves while the context lasts.
+
+    :raises AlreadyRunning: :raises OSError: a directory, port or kernel object cannot be had
+    :raises VmmError: the VMM is unusable; :raises CgroupsUnavailable:"""
+    async with AsyncExitStack() as stack:
+        files = Files(data_dir=config.data_dir, sandboxes=config.sandboxes, images=config.images)
+        files.prepare()
+        stack.enter_context(only_one(files.run))
+        cgroups = Cgroups.detect()
+        slots = Slots(tag=config.tag, network=config.network, uid_base=config.uid_base, limit=config.slots)
+        changes = Changes()
+        host = Host(
+            driver=await stack.enter_async_context(drivers.open(cgroups)),
+            slots=slots,
+            files=files,
+            journal=Journal(config.sandboxes),
+            guest=Guest(start_timeout=config.start_timeout, boot_timeout=config.boot_timeout),
+            clock=WallClock(),
+            kernel=config.kernel,
+            initrd=config.initrd,
+            cgroup=f"wrenn-{config.tag}",
+            starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
+            changed=changes,
+        )
+        templates = Templates(host)
+        registry = Registry(host, templates, one_team=not (drivers.accelerated or config.emulated_tenants))
+        await registry.find(cgroups)
+        await stack.enter_async_context(slots)
+        await stack.enter_async_context(templates)
+        await stack.enter_async_context(registry)
+
+        async def measure() -> HostSpecs:
+            return await specs.measure(
+                host.driver, accelerated=drivers.accelerated, version=VERSION, sandboxes=config.sandboxes
+            )
+
+        async def health() -> AgentHealth:
+            return AgentHealth(
+                version=VERSION,
+                vmm=host.driver.name,
+                vmm_version=await host.driver.version(),
+                accelerated=drivers.accelerated,
+                sandboxes=len(registry.reports()),
+            )
+
+        verifier = Verifier(credentials)
+        metrics = Metrics(registry.reports)
+        api = await stack.enter_async_context(
+            _served(rpc.build(registry, verifier, health, metrics.registry), files.run)
+        )
+        listener = Listener(
+            str(config.bind),
+            tunnel.routes(registry, slots, verifier, api),
+            ssl=None
+            if config.plain
+            else tunnel.server_context(credentials.cert_pem, credentials.key_pem, files.run),
+            limits=Limits(grace=GRACE),
+            trusted=True,
+            observe=metrics.observe,
+        )
+        await stack.enter_async_context(listener)
+        changes.listener = listener
+        if config.cp_url is not None:
+            content = Content(
+                address=config.address,
+                started_at=time.time(),
+                specs=measure,
+                sandboxes=registry.reports,
+                templates=registry.templates,
+            )
+            changes.heart = Heart(ControlPlane(config.cp_url), credentials, content)
+            stack.enter_context(_kept(changes.heart))
+        log.info(
+            "serving", action="agent_ready", address=listener.address, vmm=host.driver.name,
+            accelerated=drivers.accelerated, tls=not config.plain, sandboxes=len(registry.reports()),
+        )  # fmt: skip
+        yield Agent(listener.address, registry)
+        log.info("stopping; the sandboxes run on", action="agent_stop")
+
+
+@contextmanager
+def only_one(run: Path) -> Generator[None]:
+    """Two agents over one journal would fight for every VM.
+
+    :raises AlreadyRunning:"""
+    descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"another agent runs with the data directory {run.parent}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals are the program's business."""
+        yield
+
+
+@asynccontextmanager
+async def _served(app: object, run: Path) -> AsyncGenerator[str]:
+    """The RPC on a unix socket; gives its path."""
+    # Through a descriptor of the directory: a unix address has room for 108 bytes, a data directory may be longer.
+    directory = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = f"/proc/self/fd/{directory}/agent.sock"
+    (run / "agent.sock").unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(path)
+        (run / "agent.sock").chmod(0o600)
+        listening.listen(512)  # from here on the kernel keeps early callers waiting
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)  # pyright: ignore[reportArgumentType] - Litestar's own ASGI types are not uvicorn's
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listening]), name="rpc")
+        try:
+            yield path
+        finally:
+            server.should_exit = True
+            await task
+    finally:
+        listening.close()
+        (run / "agent.sock").unlink(missing_ok=True)
+        os.close(directory)
+
+
+@contextmanager
+def _kept(heart: Heart) -> Generator[None]:
+    task = asyncio.create_task(heart.run(), name="heartbeat")
+    try:
+        yield
+    finally:
+        task.cancel()

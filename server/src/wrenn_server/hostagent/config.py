@@ -1,0 +1,212 @@
+"""Settings of the host agent, from environment names of the platform's documentation."""
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+T = TypeVar("T")
+
+DEFAULT_LISTEN = ":50051"
+DRIVERS = ("auto", "firecracker", "qemu")
+
+
+class ConfigError(Exception):
+    """A setting has a value that cannot be used; the message names all of them, one a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen, or where others reach us. An empty host means all interfaces."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """`HOST:PORT`, `:PORT` or `[V6]:PORT`.
+
+        :raises ValueError: anything else."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise ValueError("expected HOST:PORT or :PORT")
+        host = host.removeprefix("[").removesuffix("]")
+        if "/" in host or "@" in host:
+            raise ValueError("expected HOST:PORT without a scheme or path")
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    data_dir: Path
+    """WRENN_DATA_DIR"""
+    cp_url: str | None
+    """AGENT_CP_URL without a trailing slash; None: the agent works alone and tells nobody."""
+    listen: Address
+    """AGENT_LISTEN_ADDR"""
+    address: str | None
+    """`--address` or AGENT_ADDRESS: HOST:PORT under which the control plane reaches us."""
+    kernel: Path
+    """AGENT_KERNEL_PATH"""
+    initrd: Path
+    """AGENT_INITRD_PATH, by default `initrd` beside the kernel"""
+    images: Path
+    """AGENT_IMAGES_PATH"""
+    sandboxes: Path
+    """AGENT_SANDBOXES_PATH"""
+    token_file: Path
+    """AGENT_TOKEN_FILE"""
+    vmm: str
+    """AGENT_VMM: auto, firecracker or qemu"""
+    uid_base: int
+    """AGENT_UID_BASE: the VM in slot n runs as user id base + n"""
+    network: ipaddress.IPv4Network
+    """AGENT_NETWORK: cut into one /30 a slot"""
+    slots: int
+    """AGENT_SLOTS: the most VMs at one time"""
+    boot_timeout: float
+    """AGENT_BOOT_TIMEOUT, seconds: how long a template may take from power-on until envd answers"""
+    start_timeout: float
+    """AGENT_START_TIMEOUT, seconds: how long a restored guest may take until envd answers"""
+    emulated_tenants: bool
+    """AGENT_EMULATED_TENANTS=yes: let several teams share a host without KVM, where the VMM is no security boundary"""
+
+    @property
+    def tag(self) -> str:
+        """Marks every host object of this installation: several live side by side on one machine."""
+        return hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:4]
+
+    @property
+    def plain(self) -> bool:
+        """Whether the control plane speaks plain HTTP to us: only when it does so over loopback, as it does when it
+        knows no address of ours (`CP_HOST_AGENT_ADDR`)."""
+        return self.address is None or Address.parse(self.address).is_loopback
+
+    @property
+    def bind(self) -> Address:
+        """Where the port is opened. Plain HTTP stays inside the machine, whatever AGENT_LISTEN_ADDR allows."""
+        if self.plain and not self.listen.is_loopback:
+            return Address("127.0.0.1", self.listen.port)
+        return self.listen
+
+
+def load(environ: Mapping[str, str], address: str | None = None) -> Config:
+    """:raises ConfigError:"""
+    problems: list[str] = []
+
+    def read(name: str, default: str, parse: Callable[[str], T]) -> T:
+        text = environ.get(name) or default
+        try:
+            return parse(text)
+        except ValueError as error:
+            problems.append(f"{name}={text!r}: {error}")
+            return parse(default)
+
+    data_dir = read("WRENN_DATA_DIR", "/var/lib/wrenn", _path)
+    kernel = read("AGENT_KERNEL_PATH", f"{data_dir}/kernels/vmlinux", _path)
+    reached = address or environ.get("AGENT_ADDRESS") or None
+    if reached is not None:
+        try:
+            if not Address.parse(reached).host:
+                raise ValueError("the control plane needs a host name or address in it")
+        except ValueError as error:
+            problems.append(f"--address {reached!r}: {error}")
+            reached = None
+    config = Config(
+        data_dir=data_dir,
+        cp_url=read("AGENT_CP_URL", "", _url),
+        listen=read("AGENT_LISTEN_ADDR", DEFAULT_LISTEN, Address.parse),
+        address=reached,
+        kernel=kernel,
+        initrd=read("AGENT_INITRD_PATH", str(kernel.parent / "initrd"), _path),
+        images=read("AGENT_IMAGES_PATH", f"{data_dir}/images", _path),
+        sandboxes=read("AGENT_SANDBOXES_PATH", f"{data_dir}/sandboxes", _path),
+        token_file=read("AGENT_TOKEN_FILE", f"{data_dir}/host-token", _path),
+        vmm=read("AGENT_VMM", "auto", _choice(*DRIVERS)),
+        uid_base=read("AGENT_UID_BASE", "20000", _integer(1000, 2**31 - 70000)),
+        network=read("AGENT_NETWORK", "10.213.0.0/16", _network),
+        slots=read("AGENT_SLOTS", "200", _integer(1, 16000)),
+        boot_timeout=read("AGENT_BOOT_TIMEOUT", "60", _integer(1, 3600)),
+        start_timeout=read("AGENT_START_TIMEOUT", "30", _integer(1, 3600)),
+        emulated_tenants=read("AGENT_EMULATED_TENANTS", "no", _choice("yes", "no")) == "yes",
+    )
+    if config.slots * 4 > config.network.num_addresses:
+        problems.append(
+            f"AGENT_NETWORK={config.network} has room for {config.network.num_addresses // 4} slots of four addresses,"
+            f" AGENT_SLOTS={config.slots} wants more"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """`NAME=value` lines; blank lines and `#` comments are skipped, matching quotes around a value removed.
+
+    :raises ConfigError: another kind of line."""
+    found: dict[str, str] = {}
+    for number, raw in enumerate(path.read_text().splitlines(), 1):
+        line = raw.strip().removeprefix("export ")
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ConfigError(f"{path}, line {number}: expected NAME=value")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[name.strip()] = value
+    return found
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path")
+    return path
+
+
+def _url(text: str) -> str | None:
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected http://HOST:PORT or https://HOST")
+    return text.rstrip("/")
+
+
+def _network(text: str) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(text)
+
+
+def _integer(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+            raise ValueError(f"expected a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError("expected " + " or ".join(words))
+        return text
+
+    return parse

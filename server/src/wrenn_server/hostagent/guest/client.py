@@ -1,0 +1,184 @@
+"""The host's side of envd: is it there, and who is it now.
+
+The guest is hostile: every answer is bounded in size and time, nothing of it is followed or believed. Each talk has
+a connection of its own, because a connection that was open before a pause leads nowhere after it.
+"""
+
+import asyncio
+import base64
+import hashlib
+import os
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+
+from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.wire import envd, http1, stream
+from wrenn_server.wire.head import BadHead
+
+T = TypeVar("T")
+
+Connect = Callable[[float], Awaitable[socket.socket]]
+"""A connection to envd's port, at most that many seconds."""
+
+ANSWER_LIMIT = 64 * 1024
+LONGEST_CONNECT = 600.0
+"""Seconds; what is waited for has its own, shorter limit."""
+PAUSE = 0.02
+"""Seconds between two tries while the guest is up and envd is not listening yet."""
+ENTROPY = 64
+"""Bytes, twice what the kernel's generator holds."""
+_TIMEOUTS = http1.Timeouts(head=5.0, idle=5.0)
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}")
+
+
+class GuestFailed(Exception):
+    """envd did not answer in time, or not as it must; the message says what was asked."""
+
+
+class Metrics(msgspec.Struct, kw_only=True):
+    """What the guest says of itself. A hint, nothing more."""
+
+    ts: int = 0
+    cpu_count: int = 0
+    cpu_used_pct: float = 0.0
+    mem_total: int = 0
+    mem_used: int = 0
+    disk_total: int = 0
+    disk_used: int = 0
+
+
+class Guest:
+    """Talks to the envd of any sandbox of this host."""
+
+    def __init__(self, *, start_timeout: float, boot_timeout: float) -> None:
+        self._start_timeout = start_timeout
+        self._boot_timeout = boot_timeout
+
+    async def answering(self, connect: Connect) -> str:
+        """Waits until a freshly booted guest's envd answers `/health`; its version.
+
+        :raises GuestFailed: not within the boot timeout"""
+        doing = f"waiting for envd to answer within {self._boot_timeout:g} s of the boot"
+        return await self._until(self._boot_timeout, doing, lambda: self._health(connect))
+
+    async def introduce(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> str:
+        """Tells a restored guest who it is now; its envd's version.
+
+        :raises GuestFailed: it did not acknowledge within the start timeout"""
+        doing = f"waiting for envd to acknowledge /init within {self._start_timeout:g} s"
+        return await self._until(self._start_timeout, doing, lambda: self._init(connect, init, proof))
+
+    async def metrics(self, connect: Connect, token: str) -> Metrics:
+        """:raises GuestFailed:"""
+
+        async def ask() -> Metrics:
+            status, body, _ = await self._ask(
+                connect, "GET", "/metrics", [("X-Access-Token", token)], lambda: b""
+            )
+            if status != 200:
+                raise GuestFailed(f"envd answered /metrics with {status}")
+            try:
+                return msgspec.json.decode(body, type=Metrics)
+            except msgspec.MsgspecError as error:
+                raise GuestFailed("envd's metrics are not what they should be") from error
+
+        return await self._until(5.0, "asking envd for its metrics", ask)
+
+    async def _init(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> str:
+        headers = [("Content-Type", "application/json")]
+        if proof is not None:
+            headers.append(("X-Access-Token", proof))
+        # Encoded when the connection stands: the guest's clock is set from it.
+        status, body, version = await self._ask(connect, "POST", "/init", headers, lambda: encode(init()))
+        if status != 204:
+            raise GuestFailed(f"envd answered /init with {status}: {printable(body)}")
+        return version
+
+    async def _health(self, connect: Connect) -> str:
+        status, body, version = await self._ask(connect, "GET", "/health", [], lambda: b"")
+        if status not in (200, 204):
+            raise GuestFailed(f"envd answered /health with {status}: {printable(body)}")
+        return version
+
+    async def _ask(
+        self,
+        connect: Connect,
+        method: str,
+        path: str,
+        headers: list[tuple[str, str]],
+        body: Callable[[], bytes],
+    ) -> tuple[int, bytes, str]:
+        """One request on a connection of its own: status, body and envd's version."""
+        connection = http1.Connection(await _connected(connect), host="envd", timeouts=_TIMEOUTS)
+        async with connection:
+            response = await connection.request(method, path, headers=headers, body=body())
+            answer = await response.read(limit=ANSWER_LIMIT)
+            version = response.header("x-envd-version") or ""
+            return response.status, answer, version if _VERSION.fullmatch(version) else ""
+
+    async def _until(self, timeout: float, doing: str, talk: Callable[[], Awaitable[T]]) -> T:
+        """Repeats `talk` while its connection breaks or stays silent. All of envd's calls here may be repeated."""
+        last: Exception | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        return await talk()
+                    except (BadHead, http1.TooMuch) as error:
+                        raise GuestFailed(f"{doing}: not an answer that envd gives: {error}") from error
+                    except (TimeoutError, OSError) as error:
+                        last = error
+                        await asyncio.sleep(PAUSE)
+        except TimeoutError:
+            raise GuestFailed(f"{doing}: {last or 'no answer'}") from last
+
+
+async def _connected(connect: Connect) -> stream.Stream:
+    while True:
+        try:
+            return await stream.adopt(await connect(LONGEST_CONNECT))
+        except ConnectionRefusedError:
+            await asyncio.sleep(PAUSE)
+
+
+def incarnation(entry: Entry, envs: dict[str, str] | None = None) -> Callable[[], envd.Init]:
+    """What envd is told about itself, with the time and fresh entropy of the moment of the call.
+
+    :param envs: variables of all its processes; none leaves those that the restored guest has"""
+
+    def init() -> envd.Init:
+        return envd.Init(
+            access_token=entry.access_token,
+            env_vars=envs or {},
+            hostname=entry.id,
+            timestamp=timestamp(time.time_ns()),
+            entropy=base64.b64encode(os.urandom(ENTROPY)).decode(),
+            machine_id=hashlib.sha256(entry.id.encode()).hexdigest()[:32],
+            sandbox_id=entry.id,
+            template_id=entry.template_id,
+            lifecycle_id=f"{entry.id}:{entry.generation}",
+        )
+
+    return init
+
+
+def encode(init: envd.Init) -> bytes:
+    return msgspec.json.encode(init)
+
+
+def timestamp(nanoseconds: int) -> str:
+    """RFC 3339 in UTC with nine digits of the second."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def printable(body: bytes) -> str:
+    """The beginning of a guest's answer, fit for a log line."""
+    text = body[:200].decode(errors="replace")
+    return "".join(c if c.isprintable() else " " for c in text)

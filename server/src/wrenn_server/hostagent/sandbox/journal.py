@@ -1,0 +1,121 @@
+"""`sandboxes/<id>/state.json`: what the agent means to do and has done, for the agent that comes after it.
+
+Written with fsync and rename before an action (the intent) and after it (the outcome), by the task that owns the
+sandbox. It holds the sandbox's access token and environment, so it is readable by root alone.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wrenn_server.model import ids
+from wrenn_server.model.sandbox import Reason, State
+
+FILE = "state.json"
+VERSION = 1
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """Everything that outlives the agent process, about one sandbox. Changed by its owning task alone."""
+
+    version: int = VERSION
+    id: str
+    generation: int
+    state: State
+    template: str
+    template_id: str
+    team_id: str
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    access_token: str
+    """The one that envd asks for; for a paused sandbox the one in its memory."""
+    envs: dict[str, str] = {}
+    on_timeout: str = "kill"
+    expires_at: float | None = None
+    """Unix seconds by the host's clock, while it runs."""
+    slot: int | None = None
+    """Index of its network namespace, while a VM exists or may exist."""
+    vm: dict[str, Any] | None = None
+    """What `Driver.adopt` needs."""
+    image: str | None = None
+    """Absolute path of the root file system that its disk lies on."""
+    snapshot: int | None = None
+    """Generation of the snapshot that it would resume from. None while running: what was saved before is old."""
+    envd_version: str = ""
+    reason: Reason | None = None
+    message: str | None = None
+    console: str | None = None
+
+
+class Damaged(Exception):
+    """A journal file that cannot be read; what it describes is left alone."""
+
+    def __init__(self, id: str, message: str) -> None:
+        super().__init__(message)
+        self.id = id
+
+
+class Journal:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, id: str) -> Path:
+        return self.directory / id / FILE
+
+    async def write(self, entry: Entry) -> None:
+        """Durable when it returns. Makes the sandbox's directory when it is not there yet.
+
+        :raises OSError: the disk is full or broken; what was written before is still there."""
+        data = msgspec.json.encode(entry)
+        await asyncio.to_thread(write_durably, self.path(entry.id), data)
+
+    def load(self) -> Iterator[Entry | Damaged]:
+        """All sandboxes of this host, those with a damaged journal as `Damaged`."""
+        for directory in sorted(self.directory.iterdir()):
+            if ids.parse_sandbox_id(directory.name) is None or not directory.is_dir():
+                continue
+            try:
+                entry = msgspec.json.decode((directory / FILE).read_bytes(), type=Entry)
+            except FileNotFoundError:
+                continue  # its making or its removal was cut short: it never was, or is no more
+            except (OSError, msgspec.MsgspecError) as error:
+                yield Damaged(directory.name, f"{directory / FILE}: {error}")
+                continue
+            if entry.id != directory.name or entry.version != VERSION:
+                yield Damaged(
+                    directory.name, f"{directory / FILE}: it says {entry.id!r}, version {entry.version}"
+                )
+                continue
+            yield entry
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replaces a file of mode 0600 so that after a power cut it is the old one or the new one."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

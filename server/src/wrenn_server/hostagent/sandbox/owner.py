@@ -1,0 +1,565 @@
+"""The task that owns one sandbox. Nobody else changes its journal, its VM or its files.
+
+Commands, the end of the VM and the end of the time to live come through one inbox and are decided one after the other
+by `lifecycle.decide`. The task is either at rest (paused, failed: no VM) or alive (inside the context of a `Box`).
+Only a kill does not wait its turn: it breaks off what is going on and is then next.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import structlog
+from msgspec.structs import replace
+
+from wrenn_server.hostagent.network.base import Slot
+from wrenn_server.hostagent.sandbox import disks, lifecycle, recipe
+from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
+from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
+from wrenn_server.hostagent.vmm.base import Vm, VmExit, VmmError
+from wrenn_server.model.errors import Conflict, Internal, Unavailable, WrennError
+from wrenn_server.model.sandbox import Reason, State
+from wrenn_server.wire.agent import SandboxReport
+
+PAUSE_RETRY = 30.0
+"""Seconds until a pause at the end of the time to live is tried again after it failed."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long a sandbox may live, and what comes then."""
+
+    ttl: float | None
+    """Seconds from the moment it runs; None: for ever."""
+    on_timeout: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """How the next VM of a sandbox comes to be."""
+
+    entry: Entry
+    """What will be true when it runs, but for what only its VM tells."""
+    lease: Lease | None
+    """None: `entry` has it, the sandbox ran before."""
+    open: Callable[[], AbstractAsyncContextManager[Box]]
+
+
+@dataclass(slots=True)
+class Call:
+    """A command on its way through the inbox."""
+
+    command: Command
+    generation: int
+    begin: Callable[[Entry], Begin] | None = None
+    """Start, Resume."""
+    lease: Lease | None = None
+    """Timeout."""
+    into: Path | None = None
+    """Fork: an empty directory for the checkpoint."""
+    answer: asyncio.Future[SandboxReport] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def done(self, report: SandboxReport) -> None:
+        if not self.answer.done():
+            self.answer.set_result(report)
+
+    def refuse(self, error: WrennError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # seen, even when the asker has gone
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The VM process is no more."""
+
+    vm: Vm
+    exit: VmExit
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The time to live that ended at `at` is over."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The agent stops; the VM runs on."""
+
+
+class Interrupted(Exception):
+    """A kill broke off what was going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """How a time with a VM ended: its memory is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    by: Call | None
+    """None: its time was over."""
+
+
+Message = Call | Ended | Expired | Leave
+End = Paused | Killed | Ended | Leave
+
+
+class Owner:
+    """One sandbox. `run` is its task; the rest may be called by anybody."""
+
+    def __init__(self, host: Host, entry: Entry) -> None:
+        self.entry = entry
+        self.box: Box | None = None
+        """While it runs, for connections into it."""
+        self._host = host
+        self._inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._scope: asyncio.Timeout | None = None
+        self._kills: set[int] = set()
+        self._timer: asyncio.Task[None] | None = None
+        self._over = False
+        self._log = log.bind(sandbox_id=entry.id)
+
+    async def ask(self, call: Call) -> SandboxReport:
+        """Has the command carried out, even when the asker is cancelled meanwhile.
+
+        :raises WrennError: it was refused, or failed"""
+        if self._over:
+            raise Unavailable("the sandbox has just ended, or its agent is stopping")
+        if call.command is Command.KILL and call.generation >= self.entry.generation:
+            self._kills.add(id(call))
+            if self._scope is not None:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+        self._inbox.put_nowait(call)
+        return await asyncio.shield(call.answer)
+
+    def leave(self) -> None:
+        """The task ends when it has finished what it is at; a running VM runs on."""
+        self._inbox.put_nowait(Leave())
+
+    def report(self) -> SandboxReport:
+        return report(self.entry)
+
+    async def run(self, begin: Begin | None = None, call: Call | None = None) -> None:
+        """Until nothing is left of the sandbox, or the agent leaves.
+
+        :param begin: its first VM; None: it is at rest. `call` is answered when it runs.
+        """
+        try:
+            while not self._over:
+                if begin is not None:
+                    await self._live(begin, call)
+                    begin = None
+                else:
+                    begin, call = await self._rest()
+        finally:
+            self._over = True
+            while not self._inbox.empty():
+                message = self._inbox.get_nowait()
+                if isinstance(message, Call):
+                    self._too_late(message)
+
+    async def recover(self, slot: Slot | None) -> None:
+        """Carries on what an earlier agent process left, then as `run`.
+
+        :param slot: of its VM, when the journal knows one; VMs that are not to be taken over are dead already
+        """
+        entry, files = self.entry, self._host.files
+        saved = files.is_saved(entry.id, entry.generation)
+        verdict = lifecycle.recover(entry.state, alive=slot is not None and entry.vm is not None, saved=saved)
+        self._log.info(
+            "found in the journal", action="recover", state=entry.state, verdict=verdict.name.lower()
+        )
+        begin = None
+        match verdict:
+            case Recovery.ADOPT:
+                files.undo_saving(entry.id, entry.generation)
+                begin = Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
+            case Recovery.REST:
+                await files.drop_overlay(entry.id)
+                if entry.state is State.PAUSING:
+                    entry = replace(entry, snapshot=entry.generation, expires_at=None)
+                await self._note(replace(entry, state=State.PAUSED, slot=None, vm=None))
+            case Recovery.LOSE:
+                await self._fail(_lost_reason(entry.state), f"the agent died while it was {entry.state}", "")
+            case Recovery.KILL:
+                await self._end(None if entry.reason is Reason.TIMEOUT else _nobody())
+            case Recovery.KEEP:
+                pass
+        await self.run(begin)
+
+    # At rest: there is no VM.
+
+    async def _rest(self) -> tuple[Begin | None, Call | None]:
+        while not self._over:
+            message = await self._inbox.get()
+            match message:
+                case Call() if self._go(message):
+                    if message.command is Command.KILL:
+                        await self._end(message)
+                    elif message.begin is not None:
+                        return message.begin(self.entry), message
+                case Leave():
+                    self._over = True
+                case _:
+                    pass  # refused, or about a VM that is no more
+        return None, None
+
+    # Alive: in the context of a VM.
+
+    async def _live(self, begin: Begin, call: Call | None) -> None:
+        """From before the VM exists until after it is gone, or left alone."""
+        before = self.entry
+        end: End | None = None
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._breakable():
+                    self._show(replace(before, state=begin.entry.state))
+                    box = await stack.enter_async_context(begin.open())
+                    await self._runs(begin, box)
+                if call is not None:
+                    call.done(self.report())
+                end = await self._serve(box)
+        except (Failed, WrennError, VmmError, OSError, Interrupted) as error:
+            if end is None:
+                await self._fall_back(before, error, call)
+                return
+            self._log.error("the teardown of a VM failed", action="teardown_failed", error=str(error))
+        match end:
+            case Killed(by):
+                await self._end(by)
+            case Ended(_, exit):
+                await self._fail(exit.reason, exit.detail, exit.console)
+            case Leave():
+                self._over = True
+            case Paused():
+                pass
+
+    async def _runs(self, begin: Begin, box: Box) -> None:
+        lease, entry = begin.lease, begin.entry
+        if lease is not None:
+            expires = None if lease.ttl is None else self._host.clock.now() + lease.ttl
+            entry = replace(entry, expires_at=expires, on_timeout=lease.on_timeout)
+        saved = self.entry.snapshot
+        await self._write(
+            replace(
+                entry,
+                state=State.RUNNING,
+                slot=box.slot.index,
+                image=box.entry.image,
+                vm=box.vm.record(),
+                envd_version=box.envd_version or entry.envd_version,
+                snapshot=None,
+            )
+        )
+        if saved is not None:
+            await self._host.files.consume(self.entry.id, saved)
+
+    async def _serve(self, box: Box) -> End:
+        watcher = asyncio.create_task(self._watch(box.vm), name=f"watch {self.entry.id}")
+        self.box = box
+        self._set_timer(self.entry.expires_at)
+        try:
+            while True:
+                message = await self._inbox.get()
+                end = await self._handle(box, message)
+                if end is not None:
+                    return end
+        except BaseException:
+            box.detach()  # a cancelled task, or a mistake of ours, is no reason to end what the user runs
+            raise
+        finally:
+            self.box = None
+            self._set_timer(None)
+            watcher.cancel()
+
+    async def _handle(self, box: Box, message: Message) -> End | None:
+        match message:
+            case Call() if self._go(message):
+                return await self._obey(box, message)
+            case Expired(at) if at == self.entry.expires_at:
+                return await self._expire(box)
+            case Ended(vm, _) if vm is box.vm:
+                return message
+            case Leave():
+                box.detach()
+                return message
+            case _:
+                return None
+
+    async def _obey(self, box: Box, call: Call) -> End | None:
+        end: End | None = None
+        try:
+            match call.command:
+                case Command.KILL:
+                    await self._doom(Reason.USER)
+                    return Killed(call)
+                case Command.PAUSE:
+                    await self._pause(box)
+                    end = Paused()
+                case Command.FORK if call.into is not None:
+                    await self._checkpoint(box, call.into)
+                case Command.TIMEOUT if call.lease is not None:
+                    await self._prolong(call.lease)
+                case _:
+                    raise Internal(f"nobody carries out {call.command} of a running sandbox")
+        except WrennError as error:
+            call.refuse(error)
+        except Interrupted:
+            call.refuse(_killed_meanwhile())
+        except (VmmError, OSError) as error:
+            self._log.warning("a command failed", action=f"{call.command}_failed", error=str(error))
+            call.refuse(_failure(call.command, error))
+        else:
+            call.done(self.report())
+        return end
+
+    async def _expire(self, box: Box) -> End | None:
+        self._log.info("time to live is over", action="expired", then=self.entry.on_timeout)
+        if self.entry.on_timeout != "pause":
+            await self._doom(Reason.TIMEOUT)
+            return Killed(None)
+        try:
+            await self._pause(box)
+        except Interrupted:
+            return None
+        except (VmmError, OSError, WrennError) as error:
+            # What the user has in memory is worth more than the time it overstays.
+            self._log.warning("pause failed", action="pause_failed", error=str(error), retry_sec=PAUSE_RETRY)
+            self._set_timer(self.entry.expires_at, not_before=self._host.clock.now() + PAUSE_RETRY)
+            return None
+        return Paused()
+
+    # What is done to a running VM.
+
+    async def _pause(self, box: Box) -> None:
+        """On return its snapshot is complete on disk and the journal says so; the VM has only to be ended.
+
+        When it fails, the VM runs on and the journal says that."""
+        running = self.entry
+        await self._write(replace(running, state=State.PAUSING))
+        try:
+            async with self._breakable():
+                await box.vm.pause()
+                async with self._host.files.saving(
+                    running.id, running.generation, box.overlay, running.image or ""
+                ) as memory:
+                    await box.vm.snapshot(memory)
+        except BaseException:
+            await self._continue(box)
+            await self._note(running)
+            raise
+        # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
+        await self._note(
+            replace(
+                running, state=State.PAUSED, snapshot=running.generation, slot=None, vm=None, expires_at=None
+            )
+        )
+
+    async def _checkpoint(self, box: Box, into: Path) -> None:
+        async with self._breakable():
+            try:
+                await box.vm.pause()
+                checkpoint = self._host.files.checkpoint(into, self.entry.image or "")
+                await recipe.both(
+                    box.vm.snapshot(checkpoint.memory), disks.clone(box.overlay, checkpoint.overlay, 0)
+                )
+            finally:
+                await self._continue(box)
+
+    async def _continue(self, box: Box) -> None:
+        """Lets a stopped VM run on; that it cannot because it has ended will be told by its watcher."""
+        try:
+            await box.vm.resume()
+        except (VmmError, OSError) as error:
+            self._log.error("a stopped VM does not run on", action="resume_failed", error=str(error))
+
+    async def _prolong(self, lease: Lease) -> None:
+        expires = None if lease.ttl is None else self._host.clock.now() + lease.ttl
+        await self._write(replace(self.entry, expires_at=expires, on_timeout=lease.on_timeout))
+        self._set_timer(expires)
+
+    # Ends.
+
+    async def _doom(self, reason: Reason) -> None:
+        """The intent to end it. A full disk must not keep anything alive."""
+        await self._note(replace(self.entry, state=State.KILLING, reason=reason))
+
+    async def _end(self, by: Call | None) -> None:
+        """The VM is gone; now the rest. Whoever killed it knows; the end of its time must be told until acknowledged."""
+        if self.entry.state is not State.KILLING:
+            await self._doom(Reason.USER)
+        await self._host.files.remove(self.entry.id, keep_journal=by is None)
+        final = replace(self.entry, state=State.KILLED, slot=None, vm=None, snapshot=None, expires_at=None)
+        if by is None:
+            await self._note(final)
+            return
+        self._show(final)
+        self._over = True
+        by.done(self.report())
+
+    async def _fail(self, reason: Reason, message: str, console: str) -> None:
+        self._log.warning("sandbox failed", action="failed", reason=reason, detail=message)
+        await self._note(
+            replace(
+                self.entry,
+                state=State.FAILED,
+                reason=reason,
+                message=message,
+                console=console or None,
+                slot=None,
+                vm=None,
+                snapshot=None,
+                expires_at=None,
+            )
+        )
+        await self._host.files.remove(self.entry.id, keep_journal=True)
+
+    async def _fall_back(self, before: Entry, error: Exception, call: Call | None) -> None:
+        """A start or resume did not succeed, and its VM is gone."""
+        command = call.command if call else Command.START
+        if before.state is State.PAUSED:
+            await self._host.files.drop_overlay(before.id)
+            await self._note(before)
+        elif isinstance(error, WrennError):
+            # Nothing has begun, and the caller may try it here or elsewhere: no trace stays.
+            await self._host.files.remove(before.id, keep_journal=False)
+            self._show(replace(before, state=State.KILLED))
+            self._over = True
+        elif isinstance(error, Failed):
+            await self._fail(error.reason, error.message, error.console)
+        elif not isinstance(error, Interrupted):
+            await self._fail(Reason.START_FAILED, str(error), "")
+        if call is not None:
+            match error:
+                case WrennError():
+                    call.refuse(error)
+                case Interrupted():
+                    call.refuse(_killed_meanwhile())
+                case Failed():
+                    call.refuse(_failure(command, error, error.console))
+                case _:
+                    call.refuse(_failure(command, error))
+
+    # Tools.
+
+    def _go(self, call: Call) -> bool:
+        """Whether the command is to be carried out; otherwise it is answered."""
+        self._kills.discard(id(call))
+        match lifecycle.decide((self.entry.state, self.entry.generation), call.command, call.generation):
+            case lifecycle.Go():
+                return True
+            case lifecycle.Done():
+                if call.command is Command.START and self.entry.state is State.FAILED:
+                    call.refuse(Internal(self.entry.message or "the start failed", code="start_failed"))
+                else:
+                    call.done(self.report())
+            case lifecycle.Refuse(error):
+                call.refuse(error)
+        return False
+
+    def _too_late(self, call: Call) -> None:
+        if call.command is Command.KILL and self.entry.state is State.KILLED:
+            call.done(self.report())
+        else:
+            call.refuse(Unavailable("the sandbox has just ended, or its agent is stopping"))
+
+    def _show(self, entry: Entry) -> None:
+        self.entry = entry
+        self._host.changed(entry)
+
+    async def _write(self, entry: Entry) -> None:
+        """:raises OSError: it is not durable, and nothing has changed"""
+        await self._host.journal.write(entry)
+        self._show(entry)
+
+    async def _note(self, entry: Entry) -> None:
+        """As `_write`, of what is true already: a full disk does not make it untrue."""
+        try:
+            await self._host.journal.write(entry)
+        except OSError as error:
+            self._log.error(
+                "the journal is behind", action="journal_failed", state=entry.state, error=str(error)
+            )
+        self._show(entry)
+
+    @asynccontextmanager
+    async def _breakable(self) -> AsyncGenerator[None]:
+        """:raises Interrupted: a kill wants this to stop"""
+        scope = asyncio.timeout(0 if self._kills else None)
+        try:
+            async with scope:
+                self._scope = scope
+                try:
+                    yield
+                finally:
+                    self._scope = None
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise Interrupted from None
+
+    async def _watch(self, vm: Vm) -> None:
+        self._inbox.put_nowait(Ended(vm, await vm.wait()))
+
+    def _set_timer(self, expires_at: float | None, *, not_before: float = 0.0) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if expires_at is not None:
+            self._timer = asyncio.create_task(
+                self._ring(expires_at, not_before), name=f"time to live of {self.entry.id}"
+            )
+
+    async def _ring(self, expires_at: float, not_before: float) -> None:
+        await self._host.clock.sleep_until(max(expires_at, not_before))
+        self._inbox.put_nowait(Expired(expires_at))
+
+
+def report(entry: Entry) -> SandboxReport:
+    return SandboxReport(
+        id=entry.id,
+        generation=entry.generation,
+        state=entry.state,
+        reason=entry.reason,
+        message=entry.message,
+        console=entry.console,
+        vcpus=entry.vcpus,
+        memory_mb=entry.memory_mb,
+        disk_mb=entry.disk_mb,
+        envd_version=entry.envd_version,
+        expires_at=entry.expires_at,
+    )
+
+
+def _nobody() -> Call:
+    """Stands for the killer that died with the agent."""
+    return Call(Command.KILL, 0)
+
+
+def _lost_reason(state: State) -> Reason:
+    return Reason.START_FAILED if state is State.STARTING else Reason.VMM_CRASHED
+
+
+def _killed_meanwhile() -> WrennError:
+    return Conflict("the sandbox was killed meanwhile", code="killed")
+
+
+def _failure(command: Command, error: Exception, console: str = "") -> WrennError:
+    last = console.strip().splitlines()[-1:]
+    hint = f"last line of the guest's console: {last[0]}" if last else None
+    failure = Internal(str(error), code=f"{command}_failed", hint=hint)
+    failure.__cause__ = error
+    return failure

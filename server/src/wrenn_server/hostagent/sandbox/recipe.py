@@ -1,0 +1,282 @@
+"""What a running sandbox is made of, as stacked context managers: slot, directory, disk, VM, guest.
+
+Set-up stops at the first error and takes back what it did. Leaving ends the VM and releases the slot, except after
+`Box.detach()`. The lasting files of a sandbox (overlay, snapshots, journal) belong to its owner, not to this recipe.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from wrenn_server.hostagent.guest.client import Guest, GuestFailed
+from wrenn_server.hostagent.network.base import TAP, Slot, SlotPool
+from wrenn_server.hostagent.sandbox.clock import Clock
+from wrenn_server.hostagent.sandbox.files import Files, Saved
+from wrenn_server.hostagent.sandbox.journal import Entry, Journal
+from wrenn_server.hostagent.vmm.base import Driver, Place, Vm, VmmError, VmSpec
+from wrenn_server.model.sandbox import Reason
+from wrenn_server.wire import envd
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+Source = Callable[[], Awaitable[Saved]]
+"""Gives what a VM is restored from; may take as long as the boot of a template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What the sandboxes of one host share."""
+
+    driver: Driver
+    slots: SlotPool
+    files: Files
+    journal: Journal
+    guest: Guest
+    clock: Clock
+    kernel: Path
+    initrd: Path
+    cgroup: str
+    """Parent of the sandboxes' cgroups, `wrenn-<tag>`."""
+    starts: asyncio.Semaphore
+    """How many VMs may be on their way up at once: more would only delay one another."""
+    changed: Callable[[Entry], None]
+    """Called after every change of a sandbox; must be quick."""
+
+    def spec(self, entry: Entry, overlay: Path) -> VmSpec:
+        return VmSpec(
+            vcpus=entry.vcpus,
+            memory_mb=entry.memory_mb,
+            kernel=self.kernel,
+            initrd=self.initrd,
+            root_image=Path(entry.image or "/"),
+            overlay=overlay,
+        )
+
+    def place(self, id: str, slot: Slot, directory: Path) -> Place:
+        return Place(
+            id=id,
+            directory=directory,
+            uid=slot.uid,
+            gid=slot.uid,
+            netns=slot.netns,
+            tap=TAP,
+            cgroup=f"{self.cgroup}/{id}",
+        )
+
+
+@dataclass(slots=True)
+class Hold:
+    """Whether the things of a VM stay when its context is left."""
+
+    detached: bool = False
+
+
+@dataclass(slots=True)
+class Box:
+    """A running VM with all that belongs to it."""
+
+    entry: Entry
+    slot: Slot
+    vm: Vm
+    overlay: Path
+    envd_version: str
+    hold: Hold = field(default_factory=Hold)
+
+    def detach(self) -> None:
+        """From now on leaving the context leaves the VM, its slot and its directory as they are."""
+        self.hold.detached = True
+        self.vm.detach()
+
+
+class Failed(Exception):
+    """A VM could not be brought to life, or did not live long enough."""
+
+    def __init__(self, reason: Reason, message: str, console: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.console = console
+
+
+@asynccontextmanager
+async def running(
+    host: Host, entry: Entry, source: Source, *, init: Callable[[], envd.Init], proof: str | None
+) -> AsyncGenerator[Box]:
+    """A sandbox restored from `source`, entered when its guest has acknowledged `/init`.
+
+    :param entry: the intent, written to the journal with slot and image before anything is started
+    :param init: called at the last moment, because the time is in it
+    :param proof: the access token in the restored memory; None when there is none yet
+    :raises Failed: it did not come to life, and nothing is left of it; :raises WrennError: no slot, source gone
+    """
+    saved = await source()
+    async with AsyncExitStack() as stack:
+        async with host.starts:
+            hold = Hold()
+            slot = await stack.enter_async_context(_slot(host, hold))
+            entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
+            directory = stack.enter_context(_directory(host.files.place(entry.id), hold))
+            with _failures(f"starting {entry.id}"):
+                overlay = await both(
+                    host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry)
+                )
+                vm = await stack.enter_async_context(
+                    host.driver.restore(
+                        host.spec(entry, overlay), host.place(entry.id, slot, directory), saved.memory
+                    )
+                )
+                version = await _introduce(host, slot, vm, init, proof)
+        yield Box(entry, slot, vm, overlay, version, hold)
+
+
+@asynccontextmanager
+async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
+    """A sandbox that an earlier agent process left running; its processors run when this is entered.
+
+    :raises Failed: its VM is no more"""
+    async with AsyncExitStack() as stack:
+        hold = Hold()
+        stack.push_async_callback(_release, host, slot, hold)
+        directory = stack.enter_context(_directory(host.files.place(entry.id), hold))
+        overlay = host.files.overlay(entry.id)
+        try:
+            vm = await stack.enter_async_context(
+                host.driver.adopt(
+                    host.spec(entry, overlay), host.place(entry.id, slot, directory), entry.vm or {}
+                )
+            )
+            await vm.resume()
+        except VmmError as error:
+            raise Failed(Reason.VMM_CRASHED, f"its VM ended while the agent was away: {error}") from error
+        yield Box(entry, slot, vm, overlay, entry.envd_version, hold)
+
+
+@asynccontextmanager
+async def booted(
+    host: Host, name: str, entry: Entry, overlay: Callable[[int], Awaitable[Path]]
+) -> AsyncGenerator[Vm]:
+    """A template's VM, cold-booted under the given name, entered when its envd answers.
+
+    :param overlay: makes the empty overlay for that user id
+    :raises Failed: it did not come to life; :raises WrennError: no slot"""
+    async with AsyncExitStack() as stack:
+        hold = Hold()
+        slot = await stack.enter_async_context(_slot(host, hold))
+        directory = stack.enter_context(_directory(host.files.place(name), hold))
+        with _failures(f"booting template {entry.template}"):
+            disk = await overlay(slot.uid)
+            vm = await stack.enter_async_context(
+                host.driver.boot(host.spec(entry, disk), host.place(name, slot, directory), template=True)
+            )
+            await _answering(host, slot, vm)
+        yield vm
+
+
+async def _introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
+    async def connect(timeout: float) -> Any:
+        return await host.slots.connect(slot, envd.PORT, timeout)
+
+    try:
+        return await _before_exit(vm, host.guest.introduce(connect, init, proof))
+    except GuestFailed as error:
+        raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
+
+
+async def _answering(host: Host, slot: Slot, vm: Vm) -> None:
+    async def connect(timeout: float) -> Any:
+        return await host.slots.connect(slot, envd.PORT, timeout)
+
+    try:
+        await _before_exit(vm, host.guest.answering(connect))
+    except GuestFailed as error:
+        raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
+
+
+async def console_of(vm: Vm) -> str:
+    """Last lines of the console, or nothing: it only decorates an error."""
+    try:
+        async with asyncio.timeout(1):
+            return await vm.console()
+    except (OSError, VmmError, TimeoutError):
+        return ""
+
+
+async def _before_exit(vm: Vm, work: Coroutine[Any, Any, T]) -> T:
+    """:raises Failed: the VM ended first"""
+    task = asyncio.create_task(work, name="talk to guest")
+    ended = asyncio.create_task(vm.wait(), name="watch VM")
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        exit = ended.result()
+        raise Failed(exit.reason, f"its VM ended: {exit.detail}", exit.console)
+    finally:
+        await _cancelled(task, ended)
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, Any]) -> T:
+    """Side by side; when one fails the other is still waited for, so that nothing goes on behind the caller's back."""
+    tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        await _cancelled(*tasks)
+    tasks[1].result()
+    return tasks[0].result()
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _failures(doing: str) -> Generator[None]:
+    try:
+        yield
+    except VmmError as error:
+        raise Failed(Reason.START_FAILED, f"{doing}: {error}") from error
+    except OSError as error:
+        raise Failed(Reason.START_FAILED, f"{doing}: {error.strerror or error}") from error
+
+
+@asynccontextmanager
+async def _slot(host: Host, hold: Hold) -> AsyncGenerator[Slot]:
+    slot = await host.slots.acquire()
+    try:
+        yield slot
+    finally:
+        await _release(host, slot, hold)
+
+
+async def _release(host: Host, slot: Slot, hold: Hold) -> None:
+    if hold.detached:
+        return
+    try:
+        await host.slots.release(slot)
+    except OSError:
+        # The rest of the teardown must go on; the pool finds the namespace again when it starts next.
+        log.exception("a slot could not be released", action="slot_release", slot=slot.name)
+
+
+@contextlib.contextmanager
+def _directory(path: Path, hold: Hold) -> Generator[Path]:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        if not hold.detached:
+            with contextlib.suppress(
+                OSError
+            ):  # the driver has emptied it; what it left goes with the sandbox
+                path.rmdir()

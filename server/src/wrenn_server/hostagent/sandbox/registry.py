@@ -1,0 +1,345 @@
+"""All sandboxes of this host: finds the owner of each, makes new ones, and brings back those of an earlier process."""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Protocol, Self, TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from wrenn_server.hostagent.guest.client import incarnation
+from wrenn_server.hostagent.network.base import Slot
+from wrenn_server.hostagent.sandbox import lifecycle, recipe
+from wrenn_server.hostagent.sandbox.files import Saved
+from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
+from wrenn_server.hostagent.sandbox.lifecycle import Command
+from wrenn_server.hostagent.sandbox.owner import Begin, Call, Lease, Owner
+from wrenn_server.hostagent.sandbox.recipe import Failed, Host
+from wrenn_server.hostagent.sandbox.template import Shape, Templates
+from wrenn_server.model import ids
+from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
+from wrenn_server.model.sandbox import Shape as Bounds
+from wrenn_server.model.sandbox import State
+from wrenn_server.wire import agent as wire
+
+LEAVE_TIMEOUT = 20.0
+"""Seconds that operations get to finish when the agent stops; then they are broken off and repaired at the next start."""
+GRAVES = 10_000
+"""Killed sandboxes whose generation is remembered, against a start that comes late."""
+FORKS_MAX = 100
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class Strays(Protocol):
+    """Control groups of VMs, linux/cgroup.Cgroups."""
+
+    def children(self, path: str) -> list[str]: ...
+
+    async def remove(self, path: str) -> None: ...
+
+
+class Registry:
+    """An async context manager. `find` before the slot pool is entered, entering after it."""
+
+    def __init__(self, host: Host, templates: Templates, *, one_team: bool = False) -> None:
+        self._host = host
+        self._templates = templates
+        self._one_team = one_team
+        self._owners: dict[str, Owner] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._graves: OrderedDict[str, int] = OrderedDict()
+        self._found: list[tuple[Entry, Slot | None]] = []
+        self._closing = False
+
+    async def find(self, strays: Strays) -> None:
+        """Reads the journal, keeps the slots of VMs that run on, and ends VMs that nobody will own.
+
+        :raises OSError: the journal cannot be read, or a process will not die"""
+        damaged: set[str] = set()
+        for entry in self._host.journal.load():
+            if isinstance(entry, Damaged):
+                log.error("a journal file is left alone", action="journal_damaged", path=str(entry))
+                damaged.add(entry.id)
+                continue
+            slot = None
+            if entry.slot is not None and entry.state in {State.RUNNING, State.PAUSING}:
+                slot = self._host.slots.adopt(entry.slot)
+            self._found.append((entry, slot))
+        kept = {entry.id for entry, slot in self._found if slot is not None} | damaged
+        kept -= {entry.id for entry, _ in self._found if self._is_paused_in_truth(entry)}
+        for name in strays.children(self._host.cgroup):
+            if name not in kept:
+                log.info("ending a VM that nobody owns", action="stray", sandbox_id=name)
+                await strays.remove(f"{self._host.cgroup}/{name}")
+        known = {entry.id for entry, _ in self._found} | damaged
+        images = [entry.image for entry, _ in self._found if entry.image is not None]
+        await asyncio.to_thread(self._host.files.sweep, sandboxes=known, images=images)
+
+    def _is_paused_in_truth(self, entry: Entry) -> bool:
+        return entry.state is State.PAUSING and self._host.files.is_saved(entry.id, entry.generation)
+
+    async def __aenter__(self) -> Self:
+        for entry, slot in self._found:
+            owner = Owner(self._host, entry)
+            self._own(owner, owner.recover(slot))
+        self._found = []
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Running VMs run on."""
+        self._closing = True
+        for owner in self._owners.values():
+            owner.leave()
+        if self._tasks:
+            late = (await asyncio.wait(self._tasks, timeout=LEAVE_TIMEOUT))[1]
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    # Commands.
+
+    async def start(self, id: str, body: wire.Start) -> wire.SandboxReport:
+        """:raises WrennError:"""
+        _check_shape(body)
+        entry = Entry(
+            id=id,
+            generation=body.generation,
+            state=State.STARTING,
+            template=body.template,
+            template_id=body.template_id,
+            team_id=body.team_id,
+            vcpus=body.vcpus,
+            memory_mb=body.memory_mb,
+            disk_mb=body.disk_mb,
+            access_token=body.access_token,
+            envs=body.envs,
+        )
+        shape = Shape(body.template, body.vcpus, body.memory_mb, body.disk_mb)
+
+        async def source() -> Saved:
+            try:
+                return (await self._templates.prepare(shape)).saved
+            except Failed as failure:
+                raise Internal(failure.message, code="template_failed") from failure
+
+        return await self._start(
+            entry, Lease(body.ttl_sec, body.on_timeout), source, envs=body.envs, proof=None
+        )
+
+    async def pause(self, id: str, body: wire.Fenced) -> wire.SandboxReport:
+        return await self._owner(id).ask(Call(Command.PAUSE, body.generation))
+
+    async def resume(self, id: str, body: wire.Resume) -> wire.SandboxReport:
+        host = self._host
+
+        def begin(paused: Entry) -> Begin:
+            intent = replace(paused, state=State.RESUMING)
+            target = replace(intent, generation=body.generation, access_token=body.access_token)
+            init = incarnation(target)
+
+            async def source() -> Saved:
+                if paused.snapshot is None:
+                    raise Internal("the journal names no snapshot", code="snapshot_missing")
+                return await host.files.saved(id, paused.snapshot)
+
+            return Begin(
+                target,
+                Lease(body.ttl_sec, body.on_timeout),
+                lambda: recipe.running(host, intent, source, init=init, proof=paused.access_token),
+            )
+
+        return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))
+
+    async def timeout(self, id: str, body: wire.Timeout) -> wire.SandboxReport:
+        call = Call(Command.TIMEOUT, body.generation, lease=Lease(body.ttl_sec, body.on_timeout))
+        return await self._owner(id).ask(call)
+
+    async def kill(self, id: str, generation: int) -> None:
+        """Idempotent; legal in every state."""
+        owner = self._owners.get(id)
+        if owner is None:
+            self._bury(id, generation)
+            return
+        with contextlib.suppress(NotFound):
+            await owner.ask(Call(Command.KILL, generation))
+
+    async def fork(self, id: str, body: wire.Fork) -> wire.ForkReport:
+        """Forks that could not be started are told in the report; the source runs on in any case."""
+        _check_targets(body.targets)
+        owner = self._owner(id)
+        # In a task of its own: the checkpoint must stay until all have started, even when the caller goes away.
+        return await asyncio.shield(self._task(self._fork(owner, body), f"fork {id}"))
+
+    async def _fork(self, owner: Owner, body: wire.Fork) -> wire.ForkReport:
+        files = self._host.files
+        async with AsyncExitStack() as stack:
+            saved: Saved | None = None
+            if any(target.id not in self._owners for target in body.targets):
+                directory = await stack.enter_async_context(files.checkpointing())
+                await owner.ask(Call(Command.FORK, body.generation, into=directory))
+                saved = files.checkpoint(directory, owner.entry.image or "")
+            parent = owner.entry
+            results = [self._fork_one(parent, target, saved) for target in body.targets]
+            return wire.ForkReport(list(await asyncio.gather(*results)))
+
+    async def _fork_one(self, parent: Entry, target: wire.ForkTarget, saved: Saved | None) -> wire.ForkResult:
+        entry = replace(
+            parent,
+            id=target.id,
+            generation=target.generation,
+            state=State.STARTING,
+            access_token=target.access_token,
+            expires_at=None,
+            slot=None,
+            vm=None,
+        )
+
+        async def source() -> Saved:
+            if saved is None:
+                raise Conflict("its checkpoint is no more", code="fork_failed")
+            return saved
+
+        lease = Lease(target.ttl_sec, target.on_timeout)
+        try:
+            report = await self._start(entry, lease, source, envs={}, proof=parent.access_token)
+        except WrennError as error:
+            return wire.ForkResult(id=target.id, error_code=error.code, error_message=error.message)
+        return wire.ForkResult(id=target.id, report=report)
+
+    async def prepare(self, template: str, body: wire.Prepare) -> wire.TemplateReport:
+        _check_shape(body)
+        prepared = await self._templates.prepare(Shape(template, body.vcpus, body.memory_mb, body.disk_mb))
+        return wire.TemplateReport(
+            template=template,
+            vcpus=body.vcpus,
+            memory_mb=body.memory_mb,
+            disk_mb=body.disk_mb,
+            boot_seconds=prepared.boot_seconds,
+        )
+
+    async def drain(self, mode: str) -> list[wire.SandboxReport]:
+        """Pauses or kills all that run; what refuses stays as it is."""
+        if mode not in {"pause", "kill"}:
+            raise InvalidRequest("mode must be pause or kill")
+        command = Command(mode)
+
+        async def end(owner: Owner) -> None:
+            with contextlib.suppress(WrennError):
+                await owner.ask(Call(command, owner.entry.generation))
+
+        running = [owner for owner in self._owners.values() if owner.entry.state is State.RUNNING]
+        await asyncio.gather(*(end(owner) for owner in running))
+        return self.reports()
+
+    # Questions.
+
+    def get(self, id: str) -> wire.SandboxReport:
+        return self._owner(id).report()
+
+    def reports(self) -> list[wire.SandboxReport]:
+        return [owner.report() for owner in self._owners.values()]
+
+    def templates(self) -> list[str]:
+        return self._templates.names()
+
+    def slot(self, id: str) -> Slot:
+        """Of a running sandbox, for connections into it.
+
+        :raises NotFound: :raises Conflict: it does not run"""
+        owner = self._owner(id)
+        if owner.box is None:
+            raise Conflict(f"the sandbox is {owner.entry.state}", code="invalid_state")
+        return owner.box.slot
+
+    # Owners and their tasks.
+
+    def _owner(self, id: str) -> Owner:
+        owner = self._owners.get(id)
+        if owner is None:
+            raise NotFound("this host has no such sandbox", code="sandbox_not_found")
+        return owner
+
+    async def _start(
+        self, entry: Entry, lease: Lease, source: recipe.Source, *, envs: dict[str, str], proof: str | None
+    ) -> wire.SandboxReport:
+        if self._closing:
+            raise Unavailable("the agent is stopping")
+        host, init = self._host, incarnation(entry, envs)
+        begin = Begin(entry, lease, lambda: recipe.running(host, entry, source, init=init, proof=proof))
+        call = Call(Command.START, entry.generation, begin=lambda _: begin)
+        owner = self._owners.get(entry.id)
+        if owner is not None:
+            return await owner.ask(call)
+        buried = self._graves.get(entry.id)
+        held = None if buried is None else (State.KILLED, buried)
+        match lifecycle.decide(held, Command.START, entry.generation):
+            case lifecycle.Go():
+                self._check_team(entry)
+            case lifecycle.Done():
+                raise Conflict("the sandbox was killed before it was started", code="killed")
+            case lifecycle.Refuse(error):
+                raise error
+        owner = Owner(host, entry)
+        self._own(owner, owner.run(begin, call))
+        return await asyncio.shield(call.answer)
+
+    def _check_team(self, entry: Entry) -> None:
+        others = (owner.entry for owner in self._owners.values() if not owner.entry.state.is_final)
+        if self._one_team and any(other.team_id != entry.team_id for other in others):
+            raise Unavailable(
+                "this host emulates its guests in software, which separates tenants badly, and another team uses it",
+                code="emulated_tenants",
+                hint="use a host with KVM, or set AGENT_EMULATED_TENANTS=yes where all teams trust one another",
+            )
+
+    def _own(self, owner: Owner, life: Coroutine[Any, Any, None]) -> None:
+        self._owners[owner.entry.id] = owner
+        self._task(life, f"own {owner.entry.id}").add_done_callback(lambda task: self._disown(owner, task))
+
+    def _disown(self, owner: Owner, task: "asyncio.Task[None]") -> None:
+        del self._owners[owner.entry.id]
+        if owner.entry.state is State.KILLED:
+            self._bury(owner.entry.id, owner.entry.generation)
+        if task.cancelled() or task.exception() is None or self._closing:
+            return
+        # A mistake of ours. The VM was left running, and the journal says what it is: as after a crash of the agent.
+        log.critical(
+            "the owner of a sandbox died",
+            action="owner_died",
+            sandbox_id=owner.entry.id,
+            exc_info=task.exception(),
+        )
+
+    def _bury(self, id: str, generation: int) -> None:
+        self._graves[id] = max(generation, self._graves.pop(id, 0))
+        if len(self._graves) > GRAVES:
+            self._graves.popitem(last=False)
+
+    def _task(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _check_shape(body: wire.Start | wire.Prepare) -> None:
+    for name, value, lowest, highest in (
+        ("vcpus", body.vcpus, Bounds.VCPUS_MIN, Bounds.VCPUS_MAX),
+        ("memory_mb", body.memory_mb, Bounds.MEMORY_MIN, Bounds.MEMORY_MAX),
+        ("disk_mb", body.disk_mb, Bounds.DISK_MIN, Bounds.DISK_MAX),
+    ):
+        if not lowest <= value <= highest:
+            raise InvalidRequest(f"{name} must be from {lowest} to {highest}")
+
+
+def _check_targets(targets: list[wire.ForkTarget]) -> None:
+    names = [target.id for target in targets]
+    if not 1 <= len(names) <= FORKS_MAX or len(set(names)) != len(names):
+        raise InvalidRequest(f"targets must be 1 to {FORKS_MAX} different sandboxes")
+    if any(ids.parse_sandbox_id(name) is None for name in names):
+        raise InvalidRequest("a target's id is not the id of a sandbox")

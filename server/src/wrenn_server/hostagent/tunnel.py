@@ -1,0 +1,94 @@
+"""Where a request to the agent's port goes: `CONNECT {sandbox id}:{port}` into the sandbox, all else to the RPC.
+
+The listener splices the bytes of a tunnel without a task of ours, with back-pressure and half-close.
+"""
+
+import ssl
+from pathlib import Path
+
+from wrenn_server.edge.target import Answer, Peer, Refused, Route, Target, Tunnel, Upstream
+from wrenn_server.hostagent.credentials import Verifier
+from wrenn_server.hostagent.network.base import SlotPool
+from wrenn_server.hostagent.sandbox.registry import Registry
+from wrenn_server.model import ids
+from wrenn_server.model.errors import Forbidden, GuestError, InvalidRequest, NotFound, WrennError
+from wrenn_server.wire import problems
+from wrenn_server.wire.head import Head
+from wrenn_server.wire.stream import Stream, adopt, connect_unix
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds. The guest is one virtual cable away; longer means that it does not answer."""
+API_KEEP = 4.0
+"""Seconds; uvicorn closes idle connections after 5."""
+
+
+def routes(registry: Registry, slots: SlotPool, verifier: Verifier, api: str) -> Route:
+    """:param api: unix socket of the RPC"""
+    to_api = Upstream(connect=lambda: connect_unix(api), key=("rpc",), keep=API_KEEP)
+
+    async def route(head: Head, peer: Peer) -> Target:
+        if not peer.tls and not _is_loopback(peer.host):
+            # A token on an open wire is everybody's token.
+            return _refusal(Forbidden("plain HTTP is for loopback alone", code="tls_required"))
+        if head.method != "CONNECT":
+            return to_api
+        try:
+            verifier.check(head.get("authorization"))
+            id, port = parse_target(head.target)
+        except WrennError as error:
+            return _refusal(error)
+
+        async def connect() -> Stream:
+            try:
+                slot = registry.slot(id)
+            except WrennError as error:
+                raise Refused(_refusal(error)) from error
+            return await adopt(await slots.connect(slot, port, CONNECT_TIMEOUT))
+
+        return Tunnel(
+            connect=connect,
+            group=id,
+            retry_refused=True,
+            refused=_refusal(GuestError(f"nothing listens on port {port}", code="port_not_open")),
+            broken=_refusal(
+                GuestError(f"the guest does not answer on port {port}", code="guest_unreachable")
+            ),
+        )
+
+    return route
+
+
+def parse_target(target: str) -> tuple[str, int]:
+    """`{sandbox id}:{port}`.
+
+    :raises NotFound: not the id of a sandbox; :raises InvalidRequest: not a port"""
+    name, _, port = target.partition(":")
+    id = ids.parse_sandbox_id(name)
+    if id is None:
+        raise NotFound("this host has no such sandbox", code="sandbox_not_found")
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise InvalidRequest("the port is not a number from 1 to 65535")
+    return id, int(port)
+
+
+def server_context(certificate_pem: str, key_pem: str, directory: Path) -> ssl.SSLContext:
+    """For the certificate that the control plane signed. The ssl module reads keys from files alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    bundle = directory / "tls.pem"
+    bundle.unlink(missing_ok=True)
+    bundle.touch(mode=0o600)
+    try:
+        bundle.write_text(key_pem + certificate_pem)
+        context.load_cert_chain(bundle)
+    finally:
+        bundle.unlink()
+    return context
+
+
+def _refusal(error: WrennError) -> Answer:
+    return Answer(status=error.status, body=problems.encode(error, None))
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"", "::1"} or host.startswith(("127.", "::ffff:127."))
