@@ -7,12 +7,13 @@ import http.client
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from support.vm_places import VmPlace, VmPlaces, vm_places
 
+from support.vm_places import VmPlace, VmPlaces, vm_places
 from wrenn_server.hostagent.vmm.base import VmGone, VmmError, VmSpec
 from wrenn_server.hostagent.vmm.qemu import QemuDriver
 from wrenn_server.linux.cgroup import Cgroups
@@ -278,7 +279,7 @@ async def test_a_full_disk_fails_the_snapshot_and_the_vm_goes_on(
     where = places.make()
     small = tmp_path / "small"
     small.mkdir()
-    assert os.system(f"mount -t tmpfs -o size=300m none {small}") == 0
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "none", small], check=True)  # noqa: ASYNC221
     try:
         async with driver.restore(template.spec(where), where.place, template.snapshot) as vm:
             await ready(where)
@@ -294,7 +295,7 @@ async def test_a_full_disk_fails_the_snapshot_and_the_vm_goes_on(
             await vm.resume()
             assert await run(where, "echo here") == "here\n"
     finally:
-        assert os.system(f"umount {small}") == 0
+        subprocess.run(["umount", small], check=True)  # noqa: ASYNC221
 
 
 def digest(directory: Path) -> dict[str, str]:
