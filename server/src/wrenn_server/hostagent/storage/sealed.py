@@ -1,0 +1,162 @@
+"""A sealed directory: a saved VM that is complete, durable, and provably what was saved.
+
+```
+<name>/manifest.json      written last, so a directory without it is worthless
+<name>/memory/            what `Vm.snapshot` wrote
+<name>/overlay.ext4
+<name>.new/               being made, or left by an agent that died
+```
+Small parts (device state, the driver's own manifest) are hashed whole. Of large ones, guest memory and disks, the
+size and evenly spread samples are: a whole hash would take longer than the pause itself.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from wrenn_server.hostagent.storage.paths import OVERLAY
+from wrenn_server.linux import files
+from wrenn_server.model.errors import Internal
+
+MEMORY, MANIFEST, NEW = "memory", "manifest.json", ".new"
+VERSION = 1
+HASHED_WHOLE = 4 << 20
+"""Bytes up to which a part is hashed whole; 3 ms."""
+SAMPLES, SAMPLE = 64, 4096
+_MANIFEST_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a VM can be restored from. Nothing in it is ever written."""
+
+    memory: Path
+    """For `Driver.restore`."""
+    overlay: Path
+    image: Path
+    """Root file system under the overlay."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    size: int
+    sha256: str
+    """Of the whole file up to HASHED_WHOLE bytes, of its samples beyond."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = VERSION
+    image: str
+    """Absolute path of the pinned root file system."""
+    parts: dict[str, Part]
+    """By path inside the directory."""
+
+
+def new_name(final: Path) -> Path:
+    """Where a sealed directory is made."""
+    return final.with_name(final.name + NEW)
+
+
+def begin(final: Path) -> Path:
+    """An empty directory with an empty `memory/` in it, to be given to `seal` or removed.
+
+    :raises OSError:"""
+    new = new_name(final)
+    files.remove(new)
+    (new / MEMORY).mkdir(mode=0o700, parents=True)
+    return new
+
+
+def seal(new: Path, final: Path, image: Path) -> Manifest:
+    """Makes everything in `new` durable, then gives it its final name. Blocks until it is on the disk.
+
+    :raises OSError: `final` is as it was"""
+    parts = {str(path.relative_to(new)): _part(path) for path in _plain_files(new)}
+    files.fsync_tree(new)
+    manifest = Manifest(image=os.fspath(image), parts=parts)
+    files.write_durably(new / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    files.remove(final)
+    new.rename(final)
+    files.fsync_directory(final.parent)
+    files.fsync_directory(final.parent.parent)
+    return manifest
+
+
+def is_sealed(directory: Path) -> bool:
+    return (directory / MANIFEST).is_file()
+
+
+def read(directory: Path) -> Manifest:
+    """:raises Internal: `snapshot_missing` or `snapshot_damaged`"""
+    try:
+        with (directory / MANIFEST).open("rb") as file:
+            manifest = msgspec.json.decode(file.read(_MANIFEST_LIMIT), type=Manifest)
+    except FileNotFoundError:
+        raise Internal("the snapshot is missing or was never finished", code="snapshot_missing") from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Internal("the snapshot's manifest cannot be read", code="snapshot_damaged") from error
+    if manifest.version != VERSION:
+        raise Internal(f"the snapshot has format {manifest.version}, not {VERSION}", code="snapshot_damaged")
+    return manifest
+
+
+def verify(directory: Path) -> Saved:
+    """Proves that the files are those that were sealed. Blocks for some milliseconds.
+
+    :raises Internal: `snapshot_missing` or `snapshot_damaged`; the message names the file"""
+    manifest = read(directory)
+    for name, wanted in manifest.parts.items():
+        try:
+            found = _part(directory / name)
+        except OSError as error:
+            message = f"the snapshot's {name} cannot be read: {error.strerror}"
+            raise Internal(message, code="snapshot_damaged") from error
+        if found.size != wanted.size:
+            message = f"the snapshot's {name} has {found.size} bytes instead of {wanted.size}"
+            raise Internal(message, code="snapshot_damaged")
+        if found != wanted:
+            raise Internal(f"the snapshot's {name} is not what was saved", code="snapshot_damaged")
+    return saved_in(directory, Path(manifest.image))
+
+
+def saved_in(directory: Path, image: Path) -> Saved:
+    return Saved(memory=directory / MEMORY, overlay=directory / OVERLAY, image=image)
+
+
+def sweep(parent: Path) -> None:
+    """Removes what was never finished. Called when nobody is making anything."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in parent.iterdir():
+            if entry.name.endswith(NEW) or not (entry.name.startswith(".") or is_sealed(entry)):
+                files.remove(entry)
+
+
+def _plain_files(directory: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_symlink() or not path.is_file():
+                raise OSError(f"{path} does not belong into a snapshot")
+            yield path
+
+
+def _part(path: Path) -> Part:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        digest = hashlib.sha256()
+        if size <= HASHED_WHOLE:
+            position = 0
+            while chunk := os.pread(descriptor, 1 << 20, position):
+                digest.update(chunk)
+                position += len(chunk)
+        else:
+            for number in range(SAMPLES):
+                digest.update(os.pread(descriptor, SAMPLE, (size - SAMPLE) * number // (SAMPLES - 1)))
+        return Part(size=size, sha256=digest.hexdigest())
+    finally:
+        os.close(descriptor)
