@@ -96,7 +96,7 @@ async def prove(firecracker: Path, tiny: Path) -> str | None:
 
     def listen(line: str) -> None:
         said.append(line[:200])
-        del said[:-5]
+        del said[:-3]
         if _BANNER in line:
             spoken.set()
 
@@ -121,7 +121,7 @@ async def prove(firecracker: Path, tiny: Path) -> str | None:
                 await task
     if spoken.is_set():
         return None
-    return "Firecracker did not get a small guest to speak" + (f": {said[-1]}" if said else "")
+    return "Firecracker did not get a small guest to speak" + (f": {' | '.join(said)}" if said else "")
 
 
 @contextlib.asynccontextmanager
