@@ -13,6 +13,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "wrenn"
@@ -38,47 +39,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, tell what differs")
     check: bool = parser.parse_args().check
-    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
-    stale += [path for path in sorted((PACKAGE / "_sync").glob("*.py")) if path not in generated()]
-    for path in stale:
-        print(f"{path} is not what _async gives" if check else f"wrote {path}")  # noqa: T201 a script
+    wanted = generated()
+    found = {path.name: path.read_text() for path in (PACKAGE / "_sync").glob("*.py")}
+    stale = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
+    for name in stale:
+        print(f"_sync/{name}", "is not what _async gives" if check else "written")  # noqa: T201 a script
         if not check:
-            write(path)
+            replace(PACKAGE / "_sync" / name, wanted.get(name))
     return 1 if check and stale else 0
 
 
-def generated() -> dict[Path, str]:
-    """Every file that belongs into `_sync`, with its text."""
-    files: dict[Path, str] = {}
-    for source in sorted((PACKAGE / "_async").glob("*.py")):
-        text = PACKAGE_DOC if source.name == "__init__.py" else synchronous(source.read_text(), source.name)
-        files[PACKAGE / "_sync" / source.name] = text
-    return files
+def generated() -> dict[str, str]:
+    """The files of `_sync`, by name, in the form that the linter wants."""
+    with tempfile.TemporaryDirectory() as folder:
+        for source in (PACKAGE / "_async").glob("*.py"):
+            text = (
+                PACKAGE_DOC if source.name == "__init__.py" else synchronous(source.read_text(), source.name)
+            )
+            (Path(folder) / source.name).write_text(text)
+        sort = [
+            "check",
+            "--select",
+            "I,F401",
+            "--fix",
+            "--config",
+            'lint.isort.known-first-party = ["wrenn"]',
+        ]
+        for command in (sort, ["format"]):
+            options = ["--quiet", "--isolated", "--line-length=110", "--target-version=py311", folder]
+            subprocess.run([sys.executable, "-m", "ruff", *command, *options], check=True)
+        return {path.name: path.read_text() for path in Path(folder).glob("*.py")}
 
 
 def synchronous(text: str, name: str) -> str:
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text)
-    return tidy(NOTICE.format(name=name) + text)
+    return NOTICE.format(name=name) + text
 
 
-def tidy(text: str) -> str:
-    """In the form that the linter wants, whatever its configuration is where this runs."""
-    sort = ["check", "--select", "I,F401", "--fix", "--config", 'lint.isort.known-first-party = ["wrenn"]']
-    for arguments in (sort, ["format"]):
-        command = [*arguments, "--quiet", "--isolated", "--line-length=110", "--target-version=py311"]
-        text = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--stdin-filename", "generated.py", "-"],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    return text
-
-
-def write(path: Path) -> None:
-    text = generated().get(path)
+def replace(path: Path, text: str | None) -> None:
     if text is None:
         path.unlink()
     else:

@@ -6,7 +6,7 @@ import base64
 import json
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,7 +159,8 @@ class Platform:
             case "POST", [""]:
                 body = to.request.json()
                 if body["template"] not in {"minimal", "base"}:
-                    return await to.problem(404, "template_not_found", f"no template {body['template']!r}")
+                    await to.problem(404, "template_not_found", f"no template {body['template']!r}")
+                    return
                 await to.answer(201, self.add(**{k: v for k, v in body.items() if k != "envs"}))
             case "GET", [""]:
                 rows = list(reversed(self.sandboxes.values()))
@@ -169,7 +170,8 @@ class Platform:
             case method, [sandbox_id, *rest]:
                 row = self.sandboxes.get(sandbox_id)
                 if row is None or row["status"] == "killed":
-                    return await to.problem(404, "not_found", f"no sandbox {sandbox_id}")
+                    await to.problem(404, "not_found", f"no sandbox {sandbox_id}")
+                    return
                 await self.one(to, method, row, rest)
             case _:
                 await to.problem(404, "not_found", "no such path")
@@ -185,7 +187,8 @@ class Platform:
             case "POST", ["pause" | "resume" as verb]:
                 before, after = ("running", "paused") if verb == "pause" else ("paused", "running")
                 if row["status"] != before:
-                    return await to.problem(409, "invalid_state", f"the sandbox is {row['status']}")
+                    await to.problem(409, "invalid_state", f"the sandbox is {row['status']}")
+                    return
                 row["status"] = after
                 row["envd_access_token"] = TOKEN
                 await to.answer(200, row)
@@ -198,7 +201,7 @@ class Platform:
                 await to.problem(404, "not_found", "no such path")
 
     def add(self, **given: Any) -> dict[str, Any]:
-        row = {
+        row: dict[str, Any] = {
             "vcpus": 1,
             "memory_mb": 512,
             "disk_mb": 5120,
@@ -227,10 +230,12 @@ class Platform:
                 "message": "The sandbox was not found",
                 "code": 502,
             }
-            return await to.answer(502, body)
+            await to.answer(502, body)
+            return
         assert headers["e2b-sandbox-port"] == "49983"
         if headers.get("x-access-token") != TOKEN:
-            return await to.answer(401, {"code": "unauthenticated", "message": "wrong token"})
+            await to.answer(401, {"code": "unauthenticated", "message": "wrong token"})
+            return
         path = to.request.query.get("path", "")
         match to.request.method, to.request.path:
             case "POST", "/process.Process/Start" | "/process.Process/Connect":
@@ -244,7 +249,8 @@ class Platform:
             case "POST", "/process.Process/SendSignal":
                 self.killed.set()
                 if to.request.json()["process"].get("pid") != 42:
-                    return await to.answer(404, {"code": "not_found", "message": "process not found"})
+                    await to.answer(404, {"code": "not_found", "message": "process not found"})
+                    return
                 await to.answer(200, {})
             case "POST", "/process.Process/List":
                 config = {"cmd": "/bin/bash", "args": ["-l", "-c", "sleep 1"]}
@@ -269,7 +275,8 @@ class Platform:
         script = self.commands.get(args[-1])
         if script is None:
             error = {"code": "invalid_argument", "message": f"error starting process '{args[-1]}'"}
-            return await to.finish(error)
+            await to.finish(error)
+            return
         await to.event(start={"pid": 42})
         await script(to)
 
@@ -295,7 +302,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 
 @contextmanager
-def running() -> Iterator[Platform]:
+def running() -> Generator[Platform]:
     """A platform on a port of its own, in a thread of its own: for synchronous and asynchronous clients alike."""
     platform = Platform()
     ready = threading.Event()

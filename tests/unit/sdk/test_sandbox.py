@@ -51,8 +51,9 @@ def test_the_error_of_the_block_is_not_hidden(platform: Platform, client: Client
     async def broken(to: Exchange) -> None:
         await to.problem(500, "internal_error", "cannot kill")
 
-    with pytest.raises(LookupError) as caught, Sandbox.create(client=client) as sandbox:
-        platform.routes[f"DELETE /v1/sandboxes/{sandbox.id}"] = broken
+    sandbox = Sandbox.create(client=client)
+    platform.routes[f"DELETE /v1/sandboxes/{sandbox.id}"] = broken
+    with pytest.raises(LookupError) as caught, sandbox:
         raise LookupError("mine")
     assert "cannot kill" in caught.value.__notes__[0]
     with pytest.raises(wrenn.InternalError), sandbox:
@@ -196,7 +197,8 @@ def test_nobody_there_says_what_to_do() -> None:
 def test_only_what_may_be_repeated_is(platform: Platform, client: Client) -> None:
     async def drops(to: Exchange) -> None:
         if len(platform.requests) > 1:
-            return await to.answer(200, [])
+            await to.answer(200, [])
+            return
         to.abort()
 
     platform.routes["GET /v1/sandboxes"] = platform.routes["POST /v1/sandboxes"] = drops

@@ -1,0 +1,206 @@
+"""`wrenn create`, `list`, `get`, `pause`, `resume`, `fork`, `timeout`, `kill`, `url`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from wrenn import Sandbox
+from wrenn.cli import output
+from wrenn.cli.settings import Connection
+from wrenn.errors import SandboxNotFoundError
+from wrenn.models import OnTimeout, SandboxInfo
+
+HERE = Connection()
+Json = Annotated[bool, Parameter(negative=())]
+Pairs = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=False)]
+
+
+def create(
+    template: str = "minimal",
+    *,
+    timeout: float | None = None,
+    on_timeout: OnTimeout = "kill",
+    vcpus: int | None = None,
+    memory_mb: int | None = None,
+    disk_mb: int | None = None,
+    env: Annotated[Pairs, Parameter(name=("--env", "-e"))] = None,
+    metadata: Annotated[Pairs, Parameter(name=("--metadata", "-m"))] = None,
+    json: Json = False,
+    connection: Connection = HERE,
+) -> None:
+    """Make a sandbox and print its id.
+
+    :param template: What it starts from.
+    :param timeout: Seconds until it ends by itself; without it never.
+    :param on_timeout: How it ends then.
+    :param env: NAME=VALUE for every command in it; may be given several times.
+    :param metadata: NAME=VALUE label of yours; may be given several times.
+    :param json: Print all about it as JSON.
+    """
+    with connection.client() as client:
+        sandbox = Sandbox.create(
+            template,
+            timeout=timeout,
+            on_timeout=on_timeout,
+            vcpus=vcpus,
+            memory_mb=memory_mb,
+            disk_mb=disk_mb,
+            envs=pairs(env),
+            metadata=pairs(metadata),
+            client=client,
+        )
+        if json:
+            output.write_json(sandbox.info())
+        else:
+            sys.stdout.write(sandbox.id + "\n")
+
+
+def list_(
+    *,
+    status: str | None = None,
+    metadata: Annotated[Pairs, Parameter(name=("--metadata", "-m"))] = None,
+    limit: int | None = None,
+    json: Json = False,
+    connection: Connection = HERE,
+) -> None:
+    """List your team's sandboxes, newest first.
+
+    :param status: Only these, e.g. running or running,paused. Failed and killed ones are shown only when asked for.
+    :param metadata: Only those with this NAME=VALUE; may be given several times.
+    :param limit: At most so many.
+    :param json: Print JSON.
+    """
+    with connection.client() as client:
+        found = Sandbox.list(status=status, metadata=pairs(metadata), limit=limit, client=client)
+    if json:
+        output.write_json(found)
+    else:
+        output.write_table(found)
+
+
+def get(sandbox: str, /, *, json: Json = False, connection: Connection = HERE) -> None:
+    """Show all about a sandbox.
+
+    :param sandbox: Its id.
+    :param json: Print JSON.
+    """
+    with connection.client() as client:
+        show(Sandbox.connect(sandbox, client=client).info(), json)
+
+
+def pause(sandbox: str, /, *, json: Json = False, connection: Connection = HERE) -> None:
+    """Save a sandbox's memory and disk and stop it.
+
+    :param sandbox: Its id.
+    :param json: Print what it is afterwards as JSON.
+    """
+    with connection.client() as client:
+        quietly(Sandbox.connect(sandbox, client=client).pause(), json)
+
+
+def resume(
+    sandbox: str, /, *, timeout: float | None = None, json: Json = False, connection: Connection = HERE
+) -> None:
+    """Continue a paused sandbox where it was.
+
+    :param sandbox: Its id.
+    :param timeout: Seconds from now until it ends by itself; without it as before the pause.
+    :param json: Print what it is afterwards as JSON.
+    """
+    with connection.client() as client:
+        quietly(Sandbox.connect(sandbox, client=client).resume(timeout=timeout), json)
+
+
+def fork(
+    sandbox: str,
+    /,
+    *,
+    count: Annotated[int, Parameter(name=("--count", "-n"))] = 1,
+    timeout: float | None = None,
+    json: Json = False,
+    connection: Connection = HERE,
+) -> None:
+    """Copy a running sandbox with all its processes; print the ids of the copies.
+
+    :param sandbox: Its id.
+    :param count: How many copies.
+    :param timeout: Seconds from now until each ends by itself; without it as the original.
+    :param json: Print all about them as JSON.
+    """
+    with connection.client() as client:
+        forks = Sandbox.connect(sandbox, client=client).fork(count, timeout=timeout)
+        if json:
+            output.write_json([copy.info() for copy in forks])
+        else:
+            sys.stdout.writelines(f"{copy.id}\n" for copy in forks)
+
+
+def timeout(
+    sandbox: str,
+    seconds: float,
+    /,
+    *,
+    json: Json = False,
+    connection: Connection = HERE,
+) -> None:
+    """Set when a sandbox ends by itself.
+
+    :param sandbox: Its id.
+    :param seconds: From now; 0 for never.
+    :param json: Print what it is afterwards as JSON.
+    """
+    with connection.client() as client:
+        quietly(Sandbox.connect(sandbox, client=client).set_timeout(seconds), json)
+
+
+def kill(sandbox: str, /, *more: str, connection: Connection = HERE) -> int:
+    """End sandboxes; everything in them is lost.
+
+    :param sandbox: Its id.
+    :param more: Ids of others.
+    """
+    missing = 0
+    with connection.client() as client:
+        for sandbox_id in (sandbox, *more):
+            try:
+                Sandbox.connect(sandbox_id, client=client).kill()
+            except SandboxNotFoundError:
+                sys.stderr.write(f"{sandbox_id}: there is no such sandbox\n")
+                missing += 1
+    return 3 if missing else 0
+
+
+def url(sandbox: str, port: int, /, *, connection: Connection = HERE) -> None:
+    """Print the public address of a port of a sandbox.
+
+    :param sandbox: Its id.
+    :param port: Where a server in it listens.
+    """
+    with connection.client() as client:
+        sys.stdout.write(Sandbox.connect(sandbox, client=client).url(port) + "\n")
+
+
+def pairs(given: list[str] | None) -> dict[str, str]:
+    """:raises ValueError: one without `=`"""
+    result: dict[str, str] = {}
+    for pair in given or []:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ValueError(f"{pair!r} is not NAME=VALUE")
+        result[name] = value
+    return result
+
+
+def show(info: SandboxInfo, json: bool) -> None:
+    if json:
+        output.write_json(info)
+    else:
+        output.write_details(info)
+
+
+def quietly(info: SandboxInfo, json: bool) -> None:
+    if json:
+        output.write_json(info)
