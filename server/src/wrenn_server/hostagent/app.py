@@ -79,11 +79,12 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
     :raises AlreadyRunning: :raises OSError: a directory, port or kernel object cannot be had
     :raises VmmError: the VMM is unusable; :raises CgroupsUnavailable:"""
     async with AsyncExitStack() as stack:
-        files = Files(data_dir=config.data_dir, sandboxes=config.sandboxes, images=config.images)
-        files.prepare()
-        stack.enter_context(only_one(files.run))
+        paths = config.paths
+        paths.prepare()
+        stack.enter_context(only_one(paths.run))
+        files = Files.under(paths)
         cgroups = Cgroups.detect()
-        slots = Slots(tag=config.tag, network=config.network, uid_base=config.uid_base, limit=config.slots)
+        slots = Slots(tag=paths.tag, network=config.network, uid_base=config.uid_base, limit=config.slots)
         changes = Changes()
         host = Host(
             driver=await stack.enter_async_context(drivers.open(cgroups)),
@@ -92,9 +93,7 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             journal=Journal(config.sandboxes),
             guest=Guest(start_timeout=config.start_timeout, boot_timeout=config.boot_timeout),
             clock=WallClock(),
-            kernel=config.kernel,
-            initrd=config.initrd,
-            cgroup=f"wrenn-{config.tag}",
+            cgroup=f"wrenn-{paths.tag}",
             starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
             changed=changes,
         )
@@ -122,14 +121,14 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         verifier = Verifier(credentials)
         metrics = Metrics(registry.reports)
         api = await stack.enter_async_context(
-            _served(rpc.build(registry, verifier, health, metrics.registry), files.run)
+            _served(rpc.build(registry, verifier, health, metrics.registry), paths.run)
         )
         listener = Listener(
             str(config.bind),
             tunnel.routes(registry, slots, verifier, api),
             ssl=None
             if config.plain
-            else tunnel.server_context(credentials.cert_pem, credentials.key_pem, files.run),
+            else tunnel.server_context(credentials.cert_pem, credentials.key_pem, paths.run),
             limits=Limits(grace=GRACE),
             trusted=True,
             observe=metrics.observe,

@@ -1,12 +1,13 @@
 """Settings of the host agent, from environment names of the platform's documentation."""
 
-import hashlib
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+
+from wrenn_server.hostagent.storage.paths import Paths
 
 T = TypeVar("T")
 
@@ -87,9 +88,14 @@ class Config:
     """AGENT_EMULATED_TENANTS=yes: let several teams share a host without KVM, where the VMM is no security boundary"""
 
     @property
-    def tag(self) -> str:
-        """Marks every host object of this installation: several live side by side on one machine."""
-        return hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:4]
+    def paths(self) -> Paths:
+        return Paths.under(
+            self.data_dir,
+            kernel=self.kernel,
+            initrd=self.initrd,
+            images=self.images,
+            sandboxes=self.sandboxes,
+        )
 
     @property
     def plain(self) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from wrenn_server.hostagent.sandbox.journal import write_durably
+from wrenn_server.linux.files import write_durably
 from wrenn_server.model.errors import Unauthorized
 
 LEEWAY = 10.0

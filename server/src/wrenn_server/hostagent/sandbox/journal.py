@@ -5,13 +5,13 @@ sandbox. It holds the sandbox's access token and environment, so it is readable 
 """
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from wrenn_server.linux.files import write_durably
 from wrenn_server.model import ids
 from wrenn_server.model.sandbox import Reason, State
 
@@ -72,7 +72,9 @@ class Journal:
 
         :raises OSError: the disk is full or broken; what was written before is still there."""
         data = msgspec.json.encode(entry)
-        await asyncio.to_thread(write_durably, self.path(entry.id), data)
+        path = self.path(entry.id)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        await asyncio.to_thread(write_durably, path, data)
 
     def load(self) -> Iterator[Entry | Damaged]:
         """All sandboxes of this host, those with a damaged journal as `Damaged`."""
@@ -92,30 +94,3 @@ class Journal:
                 )
                 continue
             yield entry
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replaces a file of mode 0600 so that after a power cut it is the old one or the new one."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
-
-
-def fsync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

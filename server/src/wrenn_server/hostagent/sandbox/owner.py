@@ -17,10 +17,11 @@ import structlog
 from msgspec.structs import replace
 
 from wrenn_server.hostagent.network.base import Slot
-from wrenn_server.hostagent.sandbox import disks, lifecycle, recipe
+from wrenn_server.hostagent.sandbox import lifecycle, recipe
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
+from wrenn_server.hostagent.storage.sealed import saved_in
 from wrenn_server.hostagent.vmm.base import Vm, VmExit, VmmError
 from wrenn_server.model.errors import Conflict, Internal, Unavailable, WrennError
 from wrenn_server.model.sandbox import Reason, State
@@ -124,6 +125,8 @@ class Owner:
         self.entry = entry
         self.box: Box | None = None
         """While it runs, for connections into it."""
+        self.kept: Slot | None = None
+        """Of a VM that runs on although this task has ended."""
         self._host = host
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
         self._scope: asyncio.Timeout | None = None
@@ -177,7 +180,7 @@ class Owner:
         :param slot: of its VM, when the journal knows one; VMs that are not to be taken over are dead already
         """
         entry, files = self.entry, self._host.files
-        saved = files.is_saved(entry.id, entry.generation)
+        saved = files.snapshots.is_saved(entry.id, entry.generation)
         verdict = lifecycle.recover(entry.state, alive=slot is not None and entry.vm is not None, saved=saved)
         self._log.info(
             "found in the journal", action="recover", state=entry.state, verdict=verdict.name.lower()
@@ -185,10 +188,10 @@ class Owner:
         begin = None
         match verdict:
             case Recovery.ADOPT:
-                files.undo_saving(entry.id, entry.generation)
+                files.snapshots.undo_saving(entry.id, entry.generation)
                 begin = Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
             case Recovery.REST:
-                await files.drop_overlay(entry.id)
+                files.drop_overlay(entry.id)
                 if entry.state is State.PAUSING:
                     entry = replace(entry, snapshot=entry.generation, expires_at=None)
                 await self._note(replace(entry, state=State.PAUSED, slot=None, vm=None))
@@ -265,7 +268,7 @@ class Owner:
             )
         )
         if saved is not None:
-            await self._host.files.consume(self.entry.id, saved)
+            await self._host.files.snapshots.consume(self.entry.id, saved)
 
     async def _serve(self, box: Box) -> End:
         watcher = asyncio.create_task(self._watch(box.vm), name=f"watch {self.entry.id}")
@@ -278,7 +281,8 @@ class Owner:
                 if end is not None:
                     return end
         except BaseException:
-            box.detach()  # a cancelled task, or a mistake of ours, is no reason to end what the user runs
+            # A cancelled task, or a mistake of ours, is no reason to end what the user runs.
+            self._leave_running(box)
             raise
         finally:
             self.box = None
@@ -294,7 +298,7 @@ class Owner:
             case Ended(vm, _) if vm is box.vm:
                 return message
             case Leave():
-                box.detach()
+                self._leave_running(box)
                 return message
             case _:
                 return None
@@ -342,6 +346,10 @@ class Owner:
             return None
         return Paused()
 
+    def _leave_running(self, box: Box) -> None:
+        box.detach()
+        self.kept = box.slot
+
     # What is done to a running VM.
 
     async def _pause(self, box: Box) -> None:
@@ -350,12 +358,13 @@ class Owner:
         When it fails, the VM runs on and the journal says that."""
         running = self.entry
         await self._write(replace(running, state=State.PAUSING))
+        saving = self._host.files.snapshots.saving(
+            running.id, running.generation, memory_mb=running.memory_mb, image=Path(running.image or "")
+        )
         try:
             async with self._breakable():
                 await box.vm.pause()
-                async with self._host.files.saving(
-                    running.id, running.generation, box.overlay, running.image or ""
-                ) as memory:
+                async with saving as memory:
                     await box.vm.snapshot(memory)
         except BaseException:
             await self._continue(box)
@@ -364,7 +373,12 @@ class Owner:
         # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
         await self._note(
             replace(
-                running, state=State.PAUSED, snapshot=running.generation, slot=None, vm=None, expires_at=None
+                running,
+                state=State.PAUSED,
+                snapshot=running.generation,
+                slot=None,
+                vm=None,
+                expires_at=None,
             )
         )
 
@@ -372,10 +386,9 @@ class Owner:
         async with self._breakable():
             try:
                 await box.vm.pause()
-                checkpoint = self._host.files.checkpoint(into, self.entry.image or "")
-                await recipe.both(
-                    box.vm.snapshot(checkpoint.memory), disks.clone(box.overlay, checkpoint.overlay, 0)
-                )
+                checkpoint = saved_in(into, Path(self.entry.image or ""))
+                copy = self._host.files.overlays.clone(box.overlay, checkpoint.overlay, owner=0)
+                await recipe.both(box.vm.snapshot(checkpoint.memory), copy)
             finally:
                 await self._continue(box)
 
@@ -431,7 +444,7 @@ class Owner:
         """A start or resume did not succeed, and its VM is gone."""
         command = call.command if call else Command.START
         if before.state is State.PAUSED:
-            await self._host.files.drop_overlay(before.id)
+            self._host.files.drop_overlay(before.id)
             await self._note(before)
         elif isinstance(error, WrennError):
             # Nothing has begun, and the caller may try it here or elsewhere: no trace stays.

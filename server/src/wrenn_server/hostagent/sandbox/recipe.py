@@ -6,6 +6,7 @@ Set-up stops at the first error and takes back what it did. Leaving ends the VM 
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ import structlog
 from wrenn_server.hostagent.guest.client import Guest, GuestFailed
 from wrenn_server.hostagent.network.base import TAP, Slot, SlotPool
 from wrenn_server.hostagent.sandbox.clock import Clock
-from wrenn_server.hostagent.sandbox.files import Files, Saved
+from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
+from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Driver, Place, Vm, VmmError, VmSpec
 from wrenn_server.model.sandbox import Reason
 from wrenn_server.wire import envd
@@ -41,8 +43,6 @@ class Host:
     journal: Journal
     guest: Guest
     clock: Clock
-    kernel: Path
-    initrd: Path
     cgroup: str
     """Parent of the sandboxes' cgroups, `wrenn-<tag>`."""
     starts: asyncio.Semaphore
@@ -54,8 +54,8 @@ class Host:
         return VmSpec(
             vcpus=entry.vcpus,
             memory_mb=entry.memory_mb,
-            kernel=self.kernel,
-            initrd=self.initrd,
+            kernel=self.files.paths.kernel,
+            initrd=self.files.paths.initrd,
             root_image=Path(entry.image or "/"),
             overlay=overlay,
         )
@@ -96,6 +96,19 @@ class Box:
         self.vm.detach()
 
 
+class Steps:
+    """Where the time of a start goes, for the log."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, step: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[f"{step}_ms"] = round((now - self._last) * 1e3, 1)
+        self._last = now
+
+
 class Failed(Exception):
     """A VM could not be brought to life, or did not live long enough."""
 
@@ -117,23 +130,31 @@ async def running(
     :param proof: the access token in the restored memory; None when there is none yet
     :raises Failed: it did not come to life, and nothing is left of it; :raises WrennError: no slot, source gone
     """
+    steps = Steps()
     saved = await source()
+    steps.done("source")
     async with AsyncExitStack() as stack:
         async with host.starts:
+            steps.done("turn")
             hold = Hold()
             slot = await stack.enter_async_context(_slot(host, hold))
+            steps.done("slot")
             entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
-            directory = stack.enter_context(_directory(host.files.place(entry.id), hold))
+            directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
             with _failures(f"starting {entry.id}"):
                 overlay = await both(
                     host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry)
                 )
+                steps.done("disk")
                 vm = await stack.enter_async_context(
                     host.driver.restore(
                         host.spec(entry, overlay), host.place(entry.id, slot, directory), saved.memory
                     )
                 )
+                steps.done("vm")
                 version = await _introduce(host, slot, vm, init, proof)
+                steps.done("guest")
+        log.info("runs", action="runs", sandbox_id=entry.id, **steps.milliseconds)
         yield Box(entry, slot, vm, overlay, version, hold)
 
 
@@ -145,8 +166,8 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
     async with AsyncExitStack() as stack:
         hold = Hold()
         stack.push_async_callback(_release, host, slot, hold)
-        directory = stack.enter_context(_directory(host.files.place(entry.id), hold))
-        overlay = host.files.overlay(entry.id)
+        directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
+        overlay = host.files.paths.overlay(entry.id)
         try:
             vm = await stack.enter_async_context(
                 host.driver.adopt(
@@ -170,7 +191,7 @@ async def booted(
     async with AsyncExitStack() as stack:
         hold = Hold()
         slot = await stack.enter_async_context(_slot(host, hold))
-        directory = stack.enter_context(_directory(host.files.place(name), hold))
+        directory = stack.enter_context(_directory(host.files.paths.place(name), hold))
         with _failures(f"booting template {entry.template}"):
             disk = await overlay(slot.uid)
             vm = await stack.enter_async_context(

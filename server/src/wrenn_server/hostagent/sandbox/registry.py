@@ -5,6 +5,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import structlog
@@ -13,12 +14,12 @@ from msgspec.structs import replace
 from wrenn_server.hostagent.guest.client import incarnation
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
-from wrenn_server.hostagent.sandbox.files import Saved
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.owner import Begin, Call, Lease, Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
+from wrenn_server.hostagent.storage.sealed import Saved, saved_in
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
 from wrenn_server.model.sandbox import Shape as Bounds
@@ -30,6 +31,9 @@ LEAVE_TIMEOUT = 20.0
 GRAVES = 10_000
 """Killed sandboxes whose generation is remembered, against a start that comes late."""
 FORKS_MAX = 100
+
+SUCCESSION = 1.0
+"""Seconds before a new owner takes over from one that died of a mistake: it might die of the same one."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -78,10 +82,12 @@ class Registry:
                 await strays.remove(f"{self._host.cgroup}/{name}")
         known = {entry.id for entry, _ in self._found} | damaged
         images = [entry.image for entry, _ in self._found if entry.image is not None]
-        await asyncio.to_thread(self._host.files.sweep, sandboxes=known, images=images)
+        await asyncio.to_thread(self._host.files.sweep, known=known, images=images)
 
     def _is_paused_in_truth(self, entry: Entry) -> bool:
-        return entry.state is State.PAUSING and self._host.files.is_saved(entry.id, entry.generation)
+        return entry.state is State.PAUSING and self._host.files.snapshots.is_saved(
+            entry.id, entry.generation
+        )
 
     async def __aenter__(self) -> Self:
         for entry, slot in self._found:
@@ -145,7 +151,7 @@ class Registry:
             async def source() -> Saved:
                 if paused.snapshot is None:
                     raise Internal("the journal names no snapshot", code="snapshot_missing")
-                return await host.files.saved(id, paused.snapshot)
+                return await host.files.snapshots.saved(id, paused.snapshot)
 
             return Begin(
                 target,
@@ -180,9 +186,11 @@ class Registry:
         async with AsyncExitStack() as stack:
             saved: Saved | None = None
             if any(target.id not in self._owners for target in body.targets):
-                directory = await stack.enter_async_context(files.checkpointing())
+                directory = await stack.enter_async_context(
+                    files.snapshots.checkpointing(memory_mb=owner.entry.memory_mb)
+                )
                 await owner.ask(Call(Command.FORK, body.generation, into=directory))
-                saved = files.checkpoint(directory, owner.entry.image or "")
+                saved = saved_in(directory, Path(owner.entry.image or ""))
             parent = owner.entry
             results = [self._fork_one(parent, target, saved) for target in body.targets]
             return wire.ForkReport(list(await asyncio.gather(*results)))
@@ -302,18 +310,24 @@ class Registry:
         self._task(life, f"own {owner.entry.id}").add_done_callback(lambda task: self._disown(owner, task))
 
     def _disown(self, owner: Owner, task: "asyncio.Task[None]") -> None:
-        del self._owners[owner.entry.id]
-        if owner.entry.state is State.KILLED:
-            self._bury(owner.entry.id, owner.entry.generation)
         if task.cancelled() or task.exception() is None or self._closing:
+            del self._owners[owner.entry.id]
+            if owner.entry.state is State.KILLED:
+                self._bury(owner.entry.id, owner.entry.generation)
             return
-        # A mistake of ours. The VM was left running, and the journal says what it is: as after a crash of the agent.
+        # A mistake of ours. The VM was left running and the journal says what it is, so it goes on as after a crash.
         log.critical(
             "the owner of a sandbox died",
             action="owner_died",
             sandbox_id=owner.entry.id,
             exc_info=task.exception(),
         )
+        successor = Owner(self._host, owner.entry)
+        self._own(successor, self._succeed(successor, owner.kept))
+
+    async def _succeed(self, owner: Owner, slot: Slot | None) -> None:
+        await asyncio.sleep(SUCCESSION)
+        await owner.recover(slot)
 
     def _bury(self, id: str, generation: int) -> None:
         self._graves[id] = max(generation, self._graves.pop(id, 0))

@@ -14,9 +14,11 @@ from pathlib import Path
 import structlog
 
 from wrenn_server.hostagent.sandbox import recipe
-from wrenn_server.hostagent.sandbox.files import TEMPLATE, Saved
+from wrenn_server.hostagent.sandbox.files import TEMPLATE
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
+from wrenn_server.hostagent.storage import templates as storage
+from wrenn_server.hostagent.storage.sealed import Saved, is_sealed, saved_in
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.linux.process import CommandFailed
 from wrenn_server.model.errors import Internal, NotFound, Unavailable
@@ -54,6 +56,8 @@ class Templates:
         self._host = host
         self._boots: dict[str, asyncio.Task[Prepared]] = {}
         self._turn = asyncio.Semaphore(BOOTS_AT_ONCE)
+        self._proven: dict[str, Saved] = {}
+        """Found whole since this process started: looking at every page of samples again would cost each create."""
         self._version = ""
 
     async def __aenter__(self) -> "Templates":
@@ -68,21 +72,22 @@ class Templates:
 
     def names(self) -> list[str]:
         """Templates that this host can start."""
-        return self._host.files.image_names()
+        return self._host.files.images.names()
 
     async def prepare(self, shape: Shape) -> Prepared:
-        """:raises NotFound: no such template on this host; :raises Failed: it does not boot"""
-        image = self._host.files.image(shape.template)
+        """:raises NotFound: no such template on this host; :raises Internal: it does not boot"""
+        files = self._host.files
+        image = files.images.find(shape.template)
         if image is None:
             raise NotFound(f"this host has no template {shape.template!r}", code="template_not_found")
-        image = self._host.files.pin(image)
-        key = self._key(shape, image)
-        saved = self._host.files.template(key)
-        if saved is not None:
-            return Prepared(saved, 0.0)
+        pinned = await asyncio.to_thread(files.images.pin, image)
+        key = self._key(shape, pinned)
+        known = self._proven.get(key)
+        if known is not None and is_sealed(known.memory.parent):
+            return Prepared(known, 0.0)
         boot = self._boots.get(key)
         if boot is None:
-            boot = asyncio.create_task(self._make(shape, image, key), name=f"boot {shape.template}")
+            boot = asyncio.create_task(self._find_or_make(shape, pinned, key), name=f"boot {shape.template}")
             self._boots[key] = boot
             boot.add_done_callback(lambda done: self._forget(key, done))
         try:
@@ -94,20 +99,26 @@ class Templates:
 
     def _forget(self, key: str, boot: "asyncio.Task[Prepared]") -> None:
         del self._boots[key]
-        if not boot.cancelled():
-            boot.exception()  # seen: those who asked have it, or have gone
+        if not boot.cancelled() and boot.exception() is None:  # asking for the exception marks it as seen
+            self._proven[key] = boot.result().saved
 
     def _key(self, shape: Shape, image: Path) -> str:
-        """Changes with everything that a snapshot of memory depends on, so that an old one is never used."""
-        parts = [self._host.driver.name, self._version]
-        for file in (image, self._host.kernel, self._host.initrd):
-            stat = file.stat()
-            parts.append(f"{stat.st_ino}.{stat.st_size}.{stat.st_mtime_ns}")
-        digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
-        return f"{shape.template}-{shape.vcpus}-{shape.memory_mb}-{shape.disk_mb}-{digest}"
+        paths = self._host.files.paths
+        return storage.key(
+            template=shape.template,
+            vcpus=shape.vcpus,
+            memory_mb=shape.memory_mb,
+            disk_mb=shape.disk_mb,
+            files=(image, paths.kernel, paths.initrd),
+            driver=self._host.driver.name,
+            version=self._version,
+        )
 
-    async def _make(self, shape: Shape, image: Path, key: str) -> Prepared:
+    async def _find_or_make(self, shape: Shape, image: Path, key: str) -> Prepared:
         async with self._turn:
+            saved = await self._host.files.templates.find(key)
+            if saved is not None:
+                return Prepared(saved, 0.0)
             for _ in range(TRIES - 1):
                 with contextlib.suppress(Internal):
                     return await self._try(shape, image, key)
@@ -150,8 +161,13 @@ class Templates:
             access_token="",
             image=str(image),
         )
-        async with host.files.making_template(key) as making:
-            async with recipe.booted(host, name, entry, lambda uid: making.overlay(shape.disk_mb, uid)) as vm:
+        async with host.files.templates.making(key, image) as making:
+
+            async def overlay(uid: int) -> Path:
+                await host.files.overlays.create(making.overlay, shape.disk_mb, owner=uid)
+                return making.overlay
+
+            async with recipe.booted(host, name, entry, overlay) as vm:
                 await vm.pause()
                 await vm.snapshot(making.memory)
-            return await host.files.finish_template(key, image)
+        return saved_in(host.files.paths.templates / key, image)
