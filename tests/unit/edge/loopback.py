@@ -1,6 +1,7 @@
 """Real sockets on loopback: a listener under test, upstreams whose every byte a test decides, raw clients."""
 
 import asyncio
+import ssl as tls
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -18,6 +19,7 @@ class Server:
         self.accepted = 0
         self._streams: asyncio.Queue[Stream] = asyncio.Queue()
         self.dialled: list[Stream] = []
+        self.taken: list[Stream] = []
 
     def take(self) -> Stream:
         server = self
@@ -26,13 +28,17 @@ class Server:
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 super().connection_made(transport)
                 server.accepted += 1
+                server.taken.append(self)
                 server._streams.put_nowait(self)
 
         return Accepted()
 
     async def accept(self) -> Stream:
         async with asyncio.timeout(5):
-            return await self._streams.get()
+            return await self.next()
+
+    async def next(self) -> Stream:
+        return await self._streams.get()
 
     async def dial(self) -> Stream:
         stream = await connect_tcp("127.0.0.1", self.port)
@@ -54,30 +60,31 @@ class World:
 
     async def server(self) -> Server:
         server = Server()
+        self._stack.push_async_callback(ended, server)
         listening = await asyncio.get_running_loop().create_server(server.take, "127.0.0.1", 0)
         self._stack.callback(listening.close)
         server.port = listening.sockets[0].getsockname()[1]
         return server
 
     async def listener(
-        self, route: Route | Target, limits: Limits | None = None, address: str = "127.0.0.1:0"
+        self,
+        route: Route | Target,
+        limits: Limits | None = None,
+        address: str = "127.0.0.1:0",
+        ssl: tls.SSLContext | None = None,
     ) -> Listener:
         async def fixed(head: Head, peer: Peer) -> Target:
             assert isinstance(route, Target)
             return route
 
-        listener = Listener(
-            address,
-            fixed if isinstance(route, Target) else route,
-            limits=limits,
-            observe=self.exchanges.append,
-        )
+        chosen = fixed if isinstance(route, Target) else route
+        listener = Listener(address, chosen, limits=limits, ssl=ssl, observe=self.exchanges.append)
         return await self._stack.enter_async_context(listener)
 
     async def client(self, listener: Listener, data: bytes = b"") -> Stream:
         host, _, port = listener.address.rpartition(":")
         stream = await connect_tcp(host, int(port))
-        self._stack.callback(stream.abort)
+        self._stack.push_async_exit(stream)
         stream.write(data)
         return stream
 
@@ -86,6 +93,12 @@ class World:
         server = await self.server()
         upstream = Upstream(connect=server.dial, **options)  # pyright: ignore[reportArgumentType]  # any of its fields
         return await self.listener(upstream, limits), server
+
+
+async def ended(server: Server) -> None:
+    for stream in [*server.taken, *server.dialled]:
+        stream.abort()
+        await stream.wait_closed()
 
 
 async def until(condition: Callable[[], bool]) -> None:

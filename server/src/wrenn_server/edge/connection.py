@@ -100,6 +100,8 @@ class Connection:
             await self._finish()
         except (ConnectionError, asyncio.CancelledError):
             pass  # the client went away, was too slow, or the listener stops
+        except Exception:
+            logger.exception("a connection from %s failed", self.peer.host)
         finally:
             self.stream.abort()
 

@@ -1,0 +1,116 @@
+"""The same ends over TLS, on the public side and between control plane and agent."""
+
+import datetime
+import ipaddress
+import ssl
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from unit.edge.loopback import World, exactly, head_of, to_end
+
+from wrenn_server.edge.listener import Listener
+from wrenn_server.edge.target import Peer, Target, Tunnel, Upstream
+from wrenn_server.wire.head import Head, parse_request
+from wrenn_server.wire.http1 import connect_tunnel
+from wrenn_server.wire.stream import connect_tcp
+
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    """A server's and a client's, with a certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edge test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    file.write_bytes(
+        pem
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cadata=pem.decode())
+
+
+def port(listener: Listener) -> int:
+    return int(listener.address.rpartition(":")[2])
+
+
+async def test_requests_and_their_ends(world: World, contexts: Contexts) -> None:
+    server = await world.server()
+    listener = await world.listener(Upstream(connect=server.dial, group="sb1"), ssl=contexts[0])
+    client = await connect_tcp("127.0.0.1", port(listener), ssl=contexts[1])
+    for body in (b"one", b"two"):
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        upstream = await server.accept()
+        assert parse_request(await head_of(upstream)).get("x-forwarded-proto") == "https"
+        upstream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + body)
+        await head_of(client)
+        assert await exactly(client, 3) == body
+    client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    upstream = await server.accept()
+    await head_of(upstream)
+    client.close()
+    with pytest.raises(ConnectionError):
+        await to_end(upstream)
+    killed = await connect_tcp("127.0.0.1", port(listener), ssl=contexts[1])
+    killed.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    upstream = await server.accept()
+    await head_of(upstream)
+    upstream.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    await head_of(killed)
+    assert await exactly(killed, 6) == b"1\r\na\r\n"
+    listener.abort("sb1")
+    assert await to_end(killed) == b""  # without a final chunk
+
+
+async def test_tunnel_through_tls(world: World, contexts: Contexts) -> None:
+    server = await world.server()
+
+    async def route(head: Head, peer: Peer) -> Target:
+        assert peer.tls
+        return Tunnel(connect=server.dial, group=head.target)
+
+    listener = await world.listener(route, ssl=contexts[0])
+    big = b"x" * 3_000_000
+    async with await connect_tunnel(listener.address, "sb1:80", ssl=contexts[1]) as tunnel:
+        upstream = await server.accept()
+        tunnel.write(big)
+        assert await exactly(upstream, len(big)) == big
+        upstream.write(big)
+        upstream.close()
+        assert await to_end(tunnel) == big
+    async with await connect_tunnel(listener.address, "sb2:80", ssl=contexts[1]) as tunnel:
+        upstream = await server.accept()
+        listener.abort("sb2:80")
+        with pytest.raises(ConnectionError):  # a break is no end
+            await to_end(tunnel)
+
+
+async def test_plain_text_to_a_tls_port_is_just_closed(world: World, contexts: Contexts) -> None:
+    server = await world.server()
+    listener = await world.listener(Upstream(connect=server.dial), ssl=contexts[0])
+    client = await world.client(listener, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert await to_end(client) == b""
+    assert not listener.connections
