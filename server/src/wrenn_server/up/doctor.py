@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from wrenn_server.hostagent.vmm import choice
+from wrenn_server.images import build
 from wrenn_server.linux import forwarding, kvm, process
 from wrenn_server.up.settings import Settings
 
@@ -67,15 +68,7 @@ async def check_root(settings: Settings) -> Finding:
 
 
 async def check_tools(settings: Settings) -> Finding:
-    tools = {
-        "ip": "iproute2",
-        "nft": "nftables",
-        "setpriv": "util-linux",
-        "mke2fs": "e2fsprogs",
-        "debugfs": "e2fsprogs",
-        "mmdebstrap": "mmdebstrap",
-        "as": "binutils",
-    }
+    tools = dict([*build.TOOLS, ("ip", "iproute2"), ("nft", "nftables"), ("setpriv", "util-linux")])
     missing = sorted({package for tool, package in tools.items() if shutil.which(tool) is None})
     if not missing:
         return ok("host tools", "all found")

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from wrenn_server.linux import nft
+from wrenn_server.linux.nft import Nft
 from wrenn_server.up.settings import Settings
 
 
@@ -14,7 +14,7 @@ async def remains(settings: Settings) -> list[str]:
     found = [f"process {line}" for line in processes(settings)]
     found += [f"namespace {path.name}" for path in entries(Path("/run/netns"), rf"wrenn-{tag}-.*")]
     found += [f"link {path.name}" for path in entries(Path("/sys/class/net"), rf"wr{tag}.*")]
-    found += [f"nft table {name}" for name in await nft.tables() if tag in name.split("_")]
+    found += [f"nft table {name}" for _, name in await Nft().tables() if name == f"wrenn_{tag}"]
     found += [f"cgroup {path}" for path in cgroups(Path("/sys/fs/cgroup"), f"wrenn-{tag}")]
     found += [f"mount {place}" for place in mounts(settings)]
     if settings.data_dir.exists():
