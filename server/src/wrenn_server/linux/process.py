@@ -229,18 +229,28 @@ def spawn(argv: Sequence[str], *, fds: Mapping[int, int], env: Mapping[str, str]
             actions.append((os.POSIX_SPAWN_DUP2, lifted, target))
         pid = os.posix_spawnp(argv[0], list(argv), dict(env or {"PATH": _CLEAN_ENV["PATH"]}), file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=_SIGNALS_PYTHON_IGNORES)  # fmt: skip
-    return Process.open(pid)
+    # Not `open`: the child may have ended already, and its exit code is still to be had.
+    return Process(pid, os.pidfd_open(pid), _stat(pid)[1])
 
 
 def start_time(pid: int) -> int:
-    """:raises ProcessLookupError: no such process, or only its zombie is left."""
+    """In clock ticks since boot.
+
+    :raises ProcessLookupError: no such process, or only its zombie is left.
+    """
+    state, started = _stat(pid)
+    if state in {b"Z", b"X"}:
+        raise ProcessLookupError(f"process {pid} has ended")
+    return started
+
+
+def _stat(pid: int) -> tuple[bytes, int]:
     try:
+        # The name in parentheses may contain anything, so fields count from its end (proc(5)).
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(f"process {pid} does not exist") from error
-    if fields[0] in {b"Z", b"X"}:
-        raise ProcessLookupError(f"process {pid} has ended")
-    return int(fields[19])
+    return fields[0], int(fields[19])
 
 
 def reap(pidfd: int) -> int | None:

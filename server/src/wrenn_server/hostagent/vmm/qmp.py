@@ -160,14 +160,15 @@ class Qmp:
             _, future = self._waiting.pop(_GREETING)
             _set(future, message["QMP"])
             return
-        command, future = self._waiting.pop(message["id"])
+        command, future = self._waiting[message["id"]]
         if "error" in message:
             error = message["error"]
             failure = QmpError(command, str(error["class"]), str(error["desc"])[:1000])
             if not future.done():
                 future.set_exception(failure)
         else:
-            _set(future, message.get("return"))
+            _set(future, message["return"])
+        del self._waiting[message["id"]]
 
 
 def _set(future: "asyncio.Future[Any]", value: Any) -> None:
