@@ -94,12 +94,13 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             guest=Guest(start_timeout=config.start_timeout, boot_timeout=config.boot_timeout),
             clock=WallClock(),
             cgroup=f"wrenn-{paths.tag}",
+            strays=cgroups,
             starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
             changed=changes,
         )
         templates = Templates(host)
         registry = Registry(host, templates, one_team=not (drivers.accelerated or config.emulated_tenants))
-        await registry.find(cgroups)
+        await registry.find()
         await stack.enter_async_context(slots)
         await stack.enter_async_context(templates)
         await stack.enter_async_context(registry)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrenn_server.hostagent.sandbox.journal import FILE as JOURNAL
+from wrenn_server.hostagent.sandbox.journal import unbroken
 from wrenn_server.hostagent.storage.images import Images
 from wrenn_server.hostagent.storage.overlays import Overlays
 from wrenn_server.hostagent.storage.paths import Paths
@@ -45,7 +46,7 @@ class Files:
         target = self.paths.overlay(id)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         target.unlink(missing_ok=True)
-        await self.overlays.clone(saved.overlay, target, owner=owner)
+        await unbroken(self.overlays.clone(saved.overlay, target, owner=owner))
         return target
 
     def drop_overlay(self, id: str) -> None:
@@ -55,7 +56,7 @@ class Files:
         """Everything of a sandbox, its journal last or not at all. Idempotent.
 
         :raises OSError:"""
-        await asyncio.to_thread(self._remove, id, keep_journal)
+        await unbroken(asyncio.to_thread(self._remove, id, keep_journal))
 
     def _remove(self, id: str, keep_journal: bool) -> None:
         files.remove(self.paths.snapshots / id)

@@ -5,15 +5,17 @@ sandbox. It holds the sandbox's access token and environment, so it is readable 
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from wrenn_server.linux.files import write_durably
 from wrenn_server.model import ids
 from wrenn_server.model.sandbox import Reason, State
+
+T = TypeVar("T")
 
 FILE = "state.json"
 VERSION = 1
@@ -60,6 +62,17 @@ class Damaged(Exception):
         self.id = id
 
 
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """For work in a thread, which cannot be stopped: a cancelled caller waits for its end, so that nothing is written
+    behind the back of what comes next."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 class Journal:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -74,7 +87,7 @@ class Journal:
         data = msgspec.json.encode(entry)
         path = self.path(entry.id)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        await asyncio.to_thread(write_durably, path, data)
+        await unbroken(asyncio.to_thread(write_durably, path, data))
 
     def load(self) -> Iterator[Entry | Damaged]:
         """All sandboxes of this host, those with a damaged journal as `Damaged`."""

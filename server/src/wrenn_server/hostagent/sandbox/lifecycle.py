@@ -94,9 +94,7 @@ def decide(held: tuple[State, int] | None, command: Command, generation: int) ->
 
 
 def _start(state: State, ours: int, generation: int) -> Verdict:
-    if generation == ours:
-        return Done()
-    return Go() if state.is_final else _wrong_state(Command.START, state)
+    return Done() if generation == ours else _wrong_state(Command.START, state)
 
 
 def _resume(state: State, ours: int, generation: int) -> Verdict:

@@ -7,7 +7,7 @@ Only a kill does not wait its turn: it breaks off what is going on and is then n
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
-from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.hostagent.sandbox.journal import Entry, unbroken
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
 from wrenn_server.hostagent.storage.sealed import saved_in
@@ -132,7 +132,10 @@ class Owner:
         self._scope: asyncio.Timeout | None = None
         self._kills: set[int] = set()
         self._timer: asyncio.Task[None] | None = None
+        self._current: Call | None = None
         self._over = False
+        self.gone = False
+        """Nothing is left of it on this host."""
         self._log = log.bind(sandbox_id=entry.id)
 
     async def ask(self, call: Call) -> SandboxReport:
@@ -160,36 +163,34 @@ class Owner:
 
         :param begin: its first VM; None: it is at rest. `call` is answered when it runs.
         """
-        try:
+        self._current = call
+        with self._answering_all():
             while not self._over:
                 if begin is not None:
                     await self._live(begin, call)
                     begin = None
                 else:
                     begin, call = await self._rest()
-        finally:
-            self._over = True
-            while not self._inbox.empty():
-                message = self._inbox.get_nowait()
-                if isinstance(message, Call):
-                    self._too_late(message)
 
     async def recover(self, slot: Slot | None) -> None:
         """Carries on what an earlier agent process left, then as `run`.
 
         :param slot: of its VM, when the journal knows one; VMs that are not to be taken over are dead already
         """
+        with self._answering_all():
+            await self.run(await self._settle(slot))
+
+    async def _settle(self, slot: Slot | None) -> Begin | None:
         entry, files = self.entry, self._host.files
         saved = files.snapshots.is_saved(entry.id, entry.generation)
         verdict = lifecycle.recover(entry.state, alive=slot is not None and entry.vm is not None, saved=saved)
         self._log.info(
             "found in the journal", action="recover", state=entry.state, verdict=verdict.name.lower()
         )
-        begin = None
         match verdict:
             case Recovery.ADOPT:
                 files.snapshots.undo_saving(entry.id, entry.generation)
-                begin = Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
+                return Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
             case Recovery.REST:
                 files.drop_overlay(entry.id)
                 if entry.state is State.PAUSING:
@@ -201,7 +202,7 @@ class Owner:
                 await self._end(None if entry.reason is Reason.TIMEOUT else _nobody())
             case Recovery.KEEP:
                 pass
-        await self.run(begin)
+        return None
 
     # At rest: there is no VM.
 
@@ -388,7 +389,7 @@ class Owner:
                 await box.vm.pause()
                 checkpoint = saved_in(into, Path(self.entry.image or ""))
                 copy = self._host.files.overlays.clone(box.overlay, checkpoint.overlay, owner=0)
-                await recipe.both(box.vm.snapshot(checkpoint.memory), copy)
+                await recipe.both(box.vm.snapshot(checkpoint.memory), unbroken(copy))
             finally:
                 await self._continue(box)
 
@@ -414,13 +415,19 @@ class Owner:
         """The VM is gone; now the rest. Whoever killed it knows; the end of its time must be told until acknowledged."""
         if self.entry.state is not State.KILLING:
             await self._doom(Reason.USER)
-        await self._host.files.remove(self.entry.id, keep_journal=by is None)
+        try:
+            await self._host.files.remove(self.entry.id, keep_journal=by is None)
+        except OSError as error:
+            self._log.error("files stay behind", action="remove_failed", error=str(error))
+            if by is not None:
+                by.refuse(_failure(Command.KILL, error))
+            return  # still killing: the next kill, or the next agent, tries again
         final = replace(self.entry, state=State.KILLED, slot=None, vm=None, snapshot=None, expires_at=None)
         if by is None:
             await self._note(final)
             return
         self._show(final)
-        self._over = True
+        self.gone = self._over = True
         by.done(self.report())
 
     async def _fail(self, reason: Reason, message: str, console: str) -> None:
@@ -449,8 +456,7 @@ class Owner:
         elif isinstance(error, WrennError):
             # Nothing has begun, and the caller may try it here or elsewhere: no trace stays.
             await self._host.files.remove(before.id, keep_journal=False)
-            self._show(replace(before, state=State.KILLED))
-            self._over = True
+            self.gone = self._over = True
         elif isinstance(error, Failed):
             await self._fail(error.reason, error.message, error.console)
         elif not isinstance(error, Interrupted):
@@ -471,6 +477,7 @@ class Owner:
     def _go(self, call: Call) -> bool:
         """Whether the command is to be carried out; otherwise it is answered."""
         self._kills.discard(id(call))
+        self._current = call
         match lifecycle.decide((self.entry.state, self.entry.generation), call.command, call.generation):
             case lifecycle.Go():
                 return True
@@ -484,7 +491,7 @@ class Owner:
         return False
 
     def _too_late(self, call: Call) -> None:
-        if call.command is Command.KILL and self.entry.state is State.KILLED:
+        if call.command is Command.KILL and self.gone:
             call.done(self.report())
         else:
             call.refuse(Unavailable("the sandbox has just ended, or its agent is stopping"))
@@ -523,6 +530,20 @@ class Owner:
             if not scope.expired():
                 raise
             raise Interrupted from None
+
+    @contextlib.contextmanager
+    def _answering_all(self) -> Generator[None]:
+        """Whatever ends this task, nobody who asked waits for ever."""
+        try:
+            yield
+        finally:
+            self._over = True
+            if self._current is not None:
+                self._too_late(self._current)
+            while not self._inbox.empty():
+                message = self._inbox.get_nowait()
+                if isinstance(message, Call):
+                    self._too_late(message)
 
     async def _watch(self, vm: Vm) -> None:
         self._inbox.put_nowait(Ended(vm, await vm.wait()))

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -33,6 +33,16 @@ Source = Callable[[], Awaitable[Saved]]
 """Gives what a VM is restored from; may take as long as the boot of a template."""
 
 
+class Strays(Protocol):
+    """Control groups, as linux/cgroup.Cgroups has them: the way to VMs that have no owner."""
+
+    def children(self, path: str) -> list[str]: ...
+
+    async def remove(self, path: str) -> None:
+        """Ends all of its processes first. Idempotent."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """What the sandboxes of one host share."""
@@ -45,6 +55,7 @@ class Host:
     clock: Clock
     cgroup: str
     """Parent of the sandboxes' cgroups, `wrenn-<tag>`."""
+    strays: Strays
     starts: asyncio.Semaphore
     """How many VMs may be on their way up at once: more would only delay one another."""
     changed: Callable[[Entry], None]
@@ -176,6 +187,7 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
             )
             await vm.resume()
         except VmmError as error:
+            await host.strays.remove(f"{host.cgroup}/{entry.id}")  # nobody can steer it any more
             raise Failed(Reason.VMM_CRASHED, f"its VM ended while the agent was away: {error}") from error
         yield Box(entry, slot, vm, overlay, entry.envd_version, hold)
 

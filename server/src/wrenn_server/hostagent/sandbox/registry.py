@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from wrenn_server.hostagent.guest.client import incarnation
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
-from wrenn_server.hostagent.sandbox.lifecycle import Command
+from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.owner import Begin, Call, Lease, Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
@@ -39,14 +39,6 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class Strays(Protocol):
-    """Control groups of VMs, linux/cgroup.Cgroups."""
-
-    def children(self, path: str) -> list[str]: ...
-
-    async def remove(self, path: str) -> None: ...
-
-
 class Registry:
     """An async context manager. `find` before the slot pool is entered, entering after it."""
 
@@ -60,7 +52,7 @@ class Registry:
         self._found: list[tuple[Entry, Slot | None]] = []
         self._closing = False
 
-    async def find(self, strays: Strays) -> None:
+    async def find(self) -> None:
         """Reads the journal, keeps the slots of VMs that run on, and ends VMs that nobody will own.
 
         :raises OSError: the journal cannot be read, or a process will not die"""
@@ -71,23 +63,21 @@ class Registry:
                 damaged.add(entry.id)
                 continue
             slot = None
-            if entry.slot is not None and entry.state in {State.RUNNING, State.PAUSING}:
+            if entry.slot is not None and entry.vm is not None and self._should_run(entry):
                 slot = self._host.slots.adopt(entry.slot)
             self._found.append((entry, slot))
         kept = {entry.id for entry, slot in self._found if slot is not None} | damaged
-        kept -= {entry.id for entry, _ in self._found if self._is_paused_in_truth(entry)}
-        for name in strays.children(self._host.cgroup):
+        for name in self._host.strays.children(self._host.cgroup):
             if name not in kept:
                 log.info("ending a VM that nobody owns", action="stray", sandbox_id=name)
-                await strays.remove(f"{self._host.cgroup}/{name}")
+                await self._host.strays.remove(f"{self._host.cgroup}/{name}")
         known = {entry.id for entry, _ in self._found} | damaged
         images = [entry.image for entry, _ in self._found if entry.image is not None]
         await asyncio.to_thread(self._host.files.sweep, known=known, images=images)
 
-    def _is_paused_in_truth(self, entry: Entry) -> bool:
-        return entry.state is State.PAUSING and self._host.files.snapshots.is_saved(
-            entry.id, entry.generation
-        )
+    def _should_run(self, entry: Entry) -> bool:
+        saved = self._host.files.snapshots.is_saved(entry.id, entry.generation)
+        return lifecycle.recover(entry.state, alive=True, saved=saved) is Recovery.ADOPT
 
     async def __aenter__(self) -> Self:
         for entry, slot in self._found:
@@ -168,11 +158,10 @@ class Registry:
     async def kill(self, id: str, generation: int) -> None:
         """Idempotent; legal in every state."""
         owner = self._owners.get(id)
-        if owner is None:
+        if owner is None or owner.gone:
             self._bury(id, generation)
             return
-        with contextlib.suppress(NotFound):
-            await owner.ask(Call(Command.KILL, generation))
+        await owner.ask(Call(Command.KILL, generation))
 
     async def fork(self, id: str, body: wire.Fork) -> wire.ForkReport:
         """Forks that could not be started are told in the report; the source runs on in any case."""
