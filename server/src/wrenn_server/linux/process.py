@@ -221,7 +221,10 @@ def spawn(argv: Sequence[str], *, fds: Mapping[int, int], env: Mapping[str, str]
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
         wanted = {0: null, 1: null, 2: null, **fds}
-        actions: list[tuple[int, int, int]] = []
+        # Python's own descriptors are closed by exec; those that we were started with may not be.
+        actions: list[tuple[int, int] | tuple[int, int, int]] = [
+            (os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in wanted
+        ]
         for target, source in wanted.items():
             # Lifted above every target first, so that no dup2 in the child overwrites a source still needed.
             lifted = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, max(wanted) + 1)
@@ -231,6 +234,15 @@ def spawn(argv: Sequence[str], *, fds: Mapping[int, int], env: Mapping[str, str]
                               setsid=True, setsigmask=(), setsigdef=_SIGNALS_PYTHON_IGNORES)  # fmt: skip
     # Not `open`: the child may have ended already, and its exit code is still to be had.
     return Process(pid, os.pidfd_open(pid), _stat(pid)[1])
+
+
+def _inheritable() -> list[int]:
+    found: list[int] = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor is gone
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def start_time(pid: int) -> int:
