@@ -1,7 +1,7 @@
 """Overlays: the writable disk of one sandbox, a sparse ext4 file that belongs to the VM's user.
 
 The host never mounts one: a guest writes them. An empty one is made by mke2fs once for each size and cloned after
-that, by reflink where the file system can and else hole by hole (an empty one of 5 GiB has 150 KiB of data).
+that, by reflink where the file system can and else hole by hole (an empty one of 5 GiB has 3 MiB of data and takes 1 ms).
 """
 
 import asyncio
