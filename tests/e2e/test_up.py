@@ -3,26 +3,16 @@
 import asyncio
 import json
 import stat
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from support.platforms import RunningPlatform, settings_for, up, wrenn
+from support.platforms import RunningPlatform, curl, settings_for, up, wrenn
 from wrenn import Sandbox
 from wrenn_server.up import environment, inventory
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
-
-
-def curl(*words: str) -> tuple[int, str]:
-    """Status and body of a request made as a person makes it."""
-    completed = subprocess.run(
-        ["curl", "-s", "-w", "\n%{http_code}", *words], capture_output=True, text=True, check=True, timeout=60
-    )
-    body, _, status = completed.stdout.rpartition("\n")
-    return int(status), body
 
 
 def test_environment_file_has_every_name_and_is_private(platform: RunningPlatform) -> None:

@@ -65,3 +65,16 @@ def up(settings: Settings) -> RunningPlatform:
         settings=settings,
     )
     return RunningPlatform(settings, environment.read(settings.env_file))
+
+
+def curl(*words: str) -> tuple[int, str]:
+    """Status and body of a request made as a person makes it."""
+    completed = subprocess.run(
+        ["curl", "-s", "-w", "\n%{http_code}", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    body, _, status = completed.stdout.rpartition("\n")
+    return int(status), body
