@@ -133,6 +133,8 @@ class Owner:
         self._kills: set[int] = set()
         self._timer: asyncio.Task[None] | None = None
         self._current: Call | None = None
+        self.settled = asyncio.Event()
+        """It runs or rests: what an earlier agent left half done is done or undone."""
         self._over = False
         self.gone = False
         """Nothing is left of it on this host."""
@@ -207,6 +209,7 @@ class Owner:
     # At rest: there is no VM.
 
     async def _rest(self) -> tuple[Begin | None, Call | None]:
+        self.settled.set()
         while not self._over:
             message = await self._inbox.get()
             match message:
@@ -274,6 +277,7 @@ class Owner:
     async def _serve(self, box: Box) -> End:
         watcher = asyncio.create_task(self._watch(box.vm), name=f"watch {self.entry.id}")
         self.box = box
+        self.settled.set()
         self._set_timer(self.entry.expires_at)
         try:
             while True:
@@ -538,6 +542,7 @@ class Owner:
             yield
         finally:
             self._over = True
+            self.settled.set()
             if self._current is not None:
                 self._too_late(self._current)
             while not self._inbox.empty():

@@ -26,6 +26,8 @@ from wrenn_server.model.sandbox import Shape as Bounds
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent as wire
 
+SETTLE_TIMEOUT = 10.0
+"""Seconds for taking over the sandboxes of the agent before; those that take longer are taken over while we serve."""
 LEAVE_TIMEOUT = 20.0
 """Seconds that operations get to finish when the agent stops; then they are broken off and repaired at the next start."""
 GRAVES = 10_000
@@ -84,6 +86,10 @@ class Registry:
             owner = Owner(self._host, entry)
             self._own(owner, owner.recover(slot))
         self._found = []
+        # Whoever calls us first finds every VM that runs, not one that is about to be found.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_TIMEOUT):
+                await asyncio.gather(*(owner.settled.wait() for owner in self._owners.values()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -272,15 +278,9 @@ class Registry:
         owner = self._owners.get(entry.id)
         if owner is not None:
             return await owner.ask(call)
-        buried = self._graves.get(entry.id)
-        held = None if buried is None else (State.KILLED, buried)
-        match lifecycle.decide(held, Command.START, entry.generation):
-            case lifecycle.Go():
-                self._check_team(entry)
-            case lifecycle.Done():
-                raise Conflict("the sandbox was killed before it was started", code="killed")
-            case lifecycle.Refuse(error):
-                raise error
+        if entry.generation <= self._graves.get(entry.id, -1):
+            raise Conflict("the sandbox was killed before it was started", code="killed")
+        self._check_team(entry)
         owner = Owner(host, entry)
         self._own(owner, owner.run(begin, call))
         return await asyncio.shield(call.answer)

@@ -1,0 +1,388 @@
+"""A host without virtual machines: the real registry, journal and files over a driver and slots that only remember.
+
+A `FakeVm` is a process that outlives the agent: it stays in its `World` when a registry goes away without a word. Each
+has an envd of its own, a real HTTP server on loopback, to which `FakeSlots.connect` leads.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wrenn_server.hostagent.guest.client import Guest
+from wrenn_server.hostagent.network.base import Slot
+from wrenn_server.hostagent.sandbox.files import Files
+from wrenn_server.hostagent.sandbox.journal import Entry, Journal
+from wrenn_server.hostagent.sandbox.recipe import Host
+from wrenn_server.hostagent.sandbox.registry import Registry
+from wrenn_server.hostagent.sandbox.template import Templates
+from wrenn_server.hostagent.storage.paths import Paths
+from wrenn_server.hostagent.vmm.base import Place, VmExit, VmGone, VmmError, VmSpec
+from wrenn_server.model.errors import Unavailable
+from wrenn_server.model.sandbox import Reason, State, may
+from wrenn_server.wire import agent as wire
+
+ID, OTHER, THIRD = "sb" + "a" * 20, "sb" + "b" * 20, "sb" + "c" * 20
+CGROUP = "wrenn-test"
+
+
+class FakeEnvd:
+    """`/health` and `/init` as envd has them; the token lives in "memory" and so goes into snapshots."""
+
+    def __init__(self) -> None:
+        self.token: str | None = None
+        self.inits: list[dict[str, Any]] = []
+        self.refuse = False
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+            body = await reader.readexactly(int(fields.get("content-length", 0)))
+            status = 204
+            if head.startswith("POST /init "):
+                status = self._init(json.loads(body), fields.get("x-access-token"))
+            writer.write(
+                f"HTTP/1.1 {status} Answer\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+            )
+            await writer.drain()
+        writer.close()
+
+    def _init(self, body: dict[str, Any], proof: str | None) -> int:
+        if self.refuse:
+            return 500
+        if self.token is not None and proof != self.token:
+            return 401
+        self.inits.append(body)
+        self.token = body["accessToken"]
+        return 204
+
+
+@dataclass
+class FakeVm:
+    """One VM process."""
+
+    pid: int
+    place: Place
+    spec: VmSpec
+    envd: FakeEnvd
+    world: "World"
+    stopped: bool = False
+    detached: bool = False
+    ended: "asyncio.Future[VmExit]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def record(self) -> dict[str, Any]:
+        return {"pid": self.pid}
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended.done()
+
+    async def pause(self) -> None:
+        self._check("pause")
+        self.stopped = True
+
+    async def resume(self) -> None:
+        self._check("resume")
+        self.stopped = False
+
+    async def snapshot(self, directory: Path) -> None:
+        self._check("snapshot")
+        assert self.stopped
+        assert list(directory.iterdir()) == []
+        (directory / "state").write_text(json.dumps({"token": self.envd.token}))
+        await self.world.reach("snapshot")
+        if self.world.snapshot_error is not None:
+            raise self.world.snapshot_error
+        (directory / "vmm.json").write_text("{}")
+
+    async def kill(self) -> None:
+        self.end(Reason.USER, "killed")
+
+    async def wait(self) -> VmExit:
+        return await asyncio.shield(self.ended)
+
+    async def console(self) -> str:
+        return "last words"
+
+    def detach(self) -> None:
+        self.detached = True
+
+    def end(self, reason: Reason, detail: str) -> None:
+        """The process ends, for whatever cause."""
+        if self.alive:
+            self.ended.set_result(VmExit(reason=reason, detail=detail, console="last words"))
+            self.envd.stop()
+            self.world.vms.pop(self.pid, None)
+
+    def _check(self, what: str) -> None:
+        if not self.alive:
+            raise VmGone(f"{what}: the process has ended")
+
+
+class FakeDriver:
+    name = "fake"
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.boots = 0
+
+    async def version(self) -> str:
+        return "1"
+
+    def boot(self, spec: VmSpec, place: Place, *, template: bool = False) -> Any:
+        assert template
+        self.boots += 1
+        return self._started(spec, place, None)
+
+    def restore(self, spec: VmSpec, place: Place, snapshot: Path) -> Any:
+        assert (snapshot / "vmm.json").exists()
+        return self._started(spec, place, json.loads((snapshot / "state").read_text())["token"])
+
+    @contextlib.asynccontextmanager
+    async def _started(self, spec: VmSpec, place: Place, token: str | None) -> AsyncGenerator[FakeVm]:
+        world = self._world
+        assert all(path.exists() for path in (spec.root_image, spec.overlay, place.directory))
+        await world.reach("vm")
+        if world.start_error is not None:
+            raise world.start_error
+        envd = FakeEnvd()
+        envd.token, envd.refuse = token, world.envd_refuses
+        await envd.start()
+        vm = FakeVm(next(world.pids), place, spec, envd, world)
+        world.vms[vm.pid] = vm
+        async with self._owned(vm):
+            yield vm
+
+    @contextlib.asynccontextmanager
+    async def adopt(self, spec: VmSpec, place: Place, record: dict[str, Any]) -> AsyncGenerator[FakeVm]:
+        vm = self._world.vms.get(record["pid"])
+        if vm is None:
+            raise VmGone("no such process")
+        vm.detached = False
+        async with self._owned(vm):
+            yield vm
+
+    @contextlib.asynccontextmanager
+    async def _owned(self, vm: FakeVm) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            if not vm.detached:
+                await vm.kill()
+
+
+class FakeSlots:
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.used: set[int] = set()
+        self.limit = 8
+
+    async def acquire(self) -> Slot:
+        free = (index for index in range(self.limit) if index not in self.used)
+        index = next(free, None)
+        if index is None:
+            raise Unavailable("no more slots", code="no_slots")
+        return self.adopt(index)
+
+    async def release(self, slot: Slot) -> None:
+        self.used.discard(slot.index)
+
+    def adopt(self, index: int) -> Slot:
+        assert index not in self.used
+        self.used.add(index)
+        return Slot(index=index, name=f"wrenn-test-{index}", uid=0, veth=f"wrtestv{index}")
+
+    async def connect(self, slot: Slot, port: int, timeout: float) -> socket.socket:
+        [vm] = [vm for vm in self._world.vms.values() if vm.place.netns == slot.netns]
+        connected = socket.socket()
+        connected.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", vm.envd.port))
+        return connected
+
+
+class FakeStrays:
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def children(self, path: str) -> list[str]:
+        return [vm.place.cgroup.removeprefix(f"{path}/") for vm in self._world.vms.values()]
+
+    async def remove(self, path: str) -> None:
+        for vm in list(self._world.vms.values()):
+            if vm.place.cgroup == path:
+                vm.end(Reason.VMM_CRASHED, "swept")
+
+
+class FakeClock:
+    """Time stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep_until(self, when: float) -> None:
+        if when <= self.time:
+            return
+        event = asyncio.Event()
+        self._sleepers.append((when, event))
+        await event.wait()
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+        for when, event in self._sleepers:
+            if when <= self.time:
+                event.set()
+
+
+class World:
+    """The machine: what outlives an agent, and switches for what goes wrong."""
+
+    def __init__(self, directory: Path) -> None:
+        self.paths = Paths.under(directory)
+        self.paths.prepare()
+        for file in (self.paths.kernel, self.paths.initrd, self.paths.images / "minimal.ext4"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(b"x")
+        self.pids = itertools.count(100)
+        self.vms: dict[int, FakeVm] = {}
+        self.clock = FakeClock()
+        self.slots = FakeSlots(self)
+        self.driver = FakeDriver(self)
+        self.start_error: Exception | None = None
+        self.snapshot_error: Exception | None = None
+        self.envd_refuses = False
+        self.gates: dict[str, asyncio.Event] = {}
+        self.reached: dict[str, asyncio.Event] = {}
+        self.history: dict[str, list[State]] = {}
+        self.changes = asyncio.Condition()
+        self._told: set[asyncio.Task[None]] = set()
+
+    def host(self) -> Host:
+        return Host(
+            driver=self.driver,
+            slots=self.slots,
+            files=Files.under(self.paths),
+            journal=Journal(self.paths.sandboxes),
+            guest=Guest(start_timeout=5, boot_timeout=5),
+            clock=self.clock,
+            cgroup=CGROUP,
+            strays=FakeStrays(self),
+            starts=asyncio.Semaphore(4),
+            changed=self._changed,
+        )
+
+    @contextlib.asynccontextmanager
+    async def agent(self, *, one_team: bool = False) -> AsyncGenerator[Registry]:
+        """An agent's registry from its start to its orderly end."""
+        self.slots.used.clear()
+        host = self.host()
+        templates = Templates(host)
+        registry = Registry(host, templates, one_team=one_team)
+        await registry.find()
+        async with templates, registry:
+            yield registry
+
+    def hold(self, point: str) -> tuple[asyncio.Event, asyncio.Event]:
+        """Makes the next VM wait at `point` (vm, snapshot): (it is there, let it go)."""
+        self.reached[point], self.gates[point] = asyncio.Event(), asyncio.Event()
+        return self.reached[point], self.gates[point]
+
+    async def reach(self, point: str) -> None:
+        if point in self.gates:
+            self.reached[point].set()
+            await self.gates[point].wait()
+
+    def vm(self, id: str = ID) -> FakeVm:
+        [vm] = [vm for vm in self.vms.values() if vm.place.id == id]
+        return vm
+
+    def entry(self, id: str = ID) -> Entry | None:
+        """What the journal says."""
+        return next(
+            (e for e in Journal(self.paths.sandboxes).load() if isinstance(e, Entry) and e.id == id), None
+        )
+
+    def traces(self, id: str = ID) -> list[str]:
+        """Everything on disk that carries the id."""
+        found = (path.relative_to(self.paths.data) for path in self.paths.data.rglob("*"))
+        return sorted(str(path) for path in found if id in path.parts)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for a change after which the condition holds."""
+        async with self.changes, asyncio.timeout(10):
+            await self.changes.wait_for(condition)
+
+    def _changed(self, entry: Entry) -> None:
+        states = self.history.setdefault(entry.id, [])
+        if states and states[-1] is not entry.state:
+            assert may(states[-1], entry.state), f"{states[-1]} -> {entry.state}"
+        states.append(entry.state)
+        task = asyncio.get_running_loop().create_task(self._tell())
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
+
+    async def _tell(self) -> None:
+        async with self.changes:
+            self.changes.notify_all()
+
+
+def start(generation: int = 1, **changes: Any) -> wire.Start:
+    fields: dict[str, Any] = {
+        "generation": generation,
+        "template": "minimal",
+        "template_id": "tpl_" + "a" * 20,
+        "team_id": "team_" + "a" * 20,
+        "vcpus": 1,
+        "memory_mb": 128,
+        "disk_mb": 512,
+        "access_token": f"token{generation}",
+    }
+    return wire.Start(**(fields | changes))
+
+
+def resume(generation: int, **changes: Any) -> wire.Resume:
+    return wire.Resume(generation=generation, access_token=f"token{generation}", **changes)
+
+
+def fenced(generation: int) -> wire.Fenced:
+    return wire.Fenced(generation=generation)
+
+
+def fork(generation: int, *ids: str) -> wire.Fork:
+    targets = [wire.ForkTarget(id=id, generation=1, access_token=f"token of {id}") for id in ids]
+    return wire.Fork(generation=generation, targets=targets)
+
+
+async def refused(call: Awaitable[Any]) -> str:
+    """The code with which a call is refused."""
+    from wrenn_server.model.errors import WrennError
+
+    try:
+        answer = await call
+    except WrennError as error:
+        return error.code
+    raise AssertionError(f"it was not refused: {answer}")
+
+
+__all__ = ["ID", "OTHER", "THIRD", "VmmError", "World", "fenced", "fork", "refused", "resume", "start"]
