@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from unit.edge.loopback import World, exactly, head_of, to_end, until
 
-from wrenn_server.edge.target import Limits, Peer, Target, Tunnel, Upstream
+from wrenn_server.edge.target import Answer, Limits, Peer, Target, Tunnel, Upstream
 from wrenn_server.wire.head import Head, parse_response
 from wrenn_server.wire.http1 import connect_tunnel
 from wrenn_server.wire.stream import Stream
@@ -145,6 +145,23 @@ async def test_abort_of_a_group(world: World, state: str) -> None:
         await exactly(other_client, 10)
     other.write(b"0\r\n\r\n")
     assert await exactly(other_client, 5) == b"0\r\n\r\n"
+
+
+async def test_abort_of_a_group_that_is_still_connecting(world: World) -> None:
+    started = asyncio.Event()
+
+    async def dial() -> Stream:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    gone = Answer(status=502, body=b"gone")
+    listener = await world.listener(Upstream(connect=dial, group="sb1", broken=gone))
+    client = await world.client(listener, GET)
+    await started.wait()
+    listener.abort("sb1")
+    assert parse_response(await head_of(client)).status == 502
+    assert await exactly(client, 4) == b"gone"
 
 
 @pytest.mark.parametrize("who", ["client", "upstream", "group"])

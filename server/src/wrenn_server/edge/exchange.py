@@ -78,7 +78,6 @@ class Passage:
     async def tunnel(self, target: Tunnel) -> None:
         """:raises Broken:"""
         upstream = self.upstream = await self._connect(target)
-        self.pool.join(target.group, upstream)
         try:
             self.status = 200
             self.client.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -104,7 +103,6 @@ class Passage:
                 stream = None
         if stream is None:
             stream = await self._connect(target)
-            self.pool.join(target.group, stream)
         if response is None:
             response = await self._attempt(stream, target, data, may_be_stale=False)
         try:
@@ -123,17 +121,20 @@ class Passage:
             self.pool.drop(target.group, stream)
 
     async def _connect(self, target: Upstream | Tunnel) -> Stream:
-        delays = iter(_REFUSED_DELAYS if target.retry_refused else ())
+        """A new connection, a member of its group from the first attempt on."""
         try:
-            async with asyncio.timeout(self.connect_timeout):
-                while True:
-                    try:
-                        return await target.connect()
-                    except ConnectionRefusedError:
-                        delay = next(delays, None)
-                        if delay is None:
-                            raise
-                    await asyncio.sleep(delay)
+            async with asyncio.timeout(self.connect_timeout) as limit:
+                attempt = _Attempt(limit)
+                self.pool.join(target.group, attempt)
+                try:
+                    stream = await _dial(target)
+                finally:
+                    self.pool.leave(target.group, attempt)
+            if attempt.aborted:
+                stream.abort()
+                raise ConnectionAbortedError  # between the connection's success and this task's turn
+            self.pool.join(target.group, stream)
+            return stream
         except Refused as refused:
             raise Broken(refused.answer) from refused
         except WrennError as error:
@@ -274,6 +275,27 @@ class Passage:
             task.cancel()
             await asyncio.wait([task])
         self.received = self.received or self.request.received
+
+
+class _Attempt:
+    """A connection that does not exist yet, as a member of its group."""
+
+    def __init__(self, limit: asyncio.Timeout) -> None:
+        self.aborted = False
+        self._limit = limit
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._limit.reschedule(0)
+
+
+async def _dial(target: Upstream | Tunnel) -> Stream:
+    for delay in _REFUSED_DELAYS if target.retry_refused else ():
+        try:
+            return await target.connect()
+        except ConnectionRefusedError:
+            await asyncio.sleep(delay)
+    return await target.connect()
 
 
 def _upgrade(head: Head, framing: Framing) -> str | None:

@@ -2,12 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Hashable
+from typing import Protocol
 
 import msgspec
 
 from wrenn_server.wire.stream import Stream
 
 _PER_KEY = 64
+
+
+class Abortable(Protocol):
+    def abort(self) -> None: ...
 
 
 class Idle(msgspec.Struct):
@@ -21,7 +26,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[Hashable, list[Idle]] = {}
-        self._groups: defaultdict[Hashable, set[Stream]] = defaultdict(set)
+        self._groups: defaultdict[Hashable, set[Abortable]] = defaultdict(set)
 
     def take(self, key: Hashable, now: float) -> Stream | None:
         """The connection used last that is still good. Its owner calls `put` or `drop` afterwards."""
@@ -52,22 +57,25 @@ class Pool:
 
         stream.on_end = discard
 
-    def join(self, group: Hashable | None, stream: Stream) -> None:
+    def join(self, group: Hashable | None, member: Abortable) -> None:
         if group is not None:
-            self._groups[group].add(stream)
+            self._groups[group].add(member)
+
+    def leave(self, group: Hashable | None, member: Abortable) -> None:
+        members = self._groups.get(group)
+        if members is not None:
+            members.discard(member)
+            if not members:
+                del self._groups[group]
 
     def drop(self, group: Hashable | None, stream: Stream) -> None:
         """Ends a connection that is not to be used again."""
         stream.abort()
-        members = self._groups.get(group)
-        if members is not None:
-            members.discard(stream)
-            if not members:
-                del self._groups[group]
+        self.leave(group, stream)
 
     def abort(self, group: Hashable) -> None:
-        for stream in self._groups.pop(group, ()):
-            stream.abort()
+        for member in self._groups.pop(group, ()):
+            member.abort()
 
     def expire(self, now: float) -> None:
         for key, idle in list(self._idle.items()):
