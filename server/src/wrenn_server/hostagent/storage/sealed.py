@@ -97,7 +97,7 @@ def read(directory: Path) -> Manifest:
             manifest = msgspec.json.decode(file.read(_MANIFEST_LIMIT), type=Manifest)
     except FileNotFoundError:
         raise Internal("the snapshot is missing or was never finished", code="snapshot_missing") from None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Internal("the snapshot's manifest cannot be read", code="snapshot_damaged") from error
     if manifest.version != VERSION:
         raise Internal(f"the snapshot has format {manifest.version}, not {VERSION}", code="snapshot_damaged")
