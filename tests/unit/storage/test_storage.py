@@ -18,6 +18,7 @@ from wrenn_server.hostagent.storage.paths import Paths, is_template_name
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.snapshots import Snapshots
 from wrenn_server.hostagent.storage.templates import Templates
+from wrenn_server.linux import files
 from wrenn_server.model.errors import Internal, Unavailable
 from wrenn_server.model.ids import new_sandbox_id
 
@@ -219,14 +220,12 @@ async def test_a_failed_save_leaves_everything_as_it_was(store: Snapshots, id: s
 async def test_a_save_that_fails_at_its_very_end_gives_the_disk_back(
     store: Snapshots, id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> None:
-        raise OSError(5, "the disk is dying", str(path))
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk is dying")
 
-    for step in ("fsync_tree", "fsync_directory", "write_durably"):
+    for step in ("fsync_tree", "write_durably", "fsync_directory"):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                sealed.files, step, broken if step != "write_durably" else lambda *_: broken(Path())
-            )
+            patch.setattr(files, step, broken)
             with pytest.raises(OSError, match="dying"):
                 await save(store, id, 1)
         assert store.paths.overlay(id).read_bytes() == b"disk of one"
