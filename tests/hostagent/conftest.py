@@ -3,8 +3,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-
 from hostagent.world import World
+
 from wrenn_server.model.sandbox import Reason
 
 

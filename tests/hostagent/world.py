@@ -214,7 +214,11 @@ class FakeSlots:
         [vm] = [vm for vm in self._world.vms.values() if vm.place.netns == slot.netns]
         connected = socket.socket()
         connected.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", vm.envd.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", vm.envd.port))
+        except BaseException:
+            connected.close()
+            raise
         return connected
 
 

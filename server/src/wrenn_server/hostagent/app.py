@@ -122,7 +122,7 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         verifier = Verifier(credentials)
         metrics = Metrics(registry.reports)
         api = await stack.enter_async_context(
-            _served(rpc.build(registry, verifier, health, metrics.registry), paths.run)
+            served(rpc.build(registry, verifier, health, metrics.registry), paths.run)
         )
         listener = Listener(
             str(config.bind),
@@ -178,7 +178,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _served(app: object, run: Path) -> AsyncGenerator[str]:
+async def served(app: object, run: Path) -> AsyncGenerator[str]:
     """The RPC on a unix socket; gives its path."""
     # Through a descriptor of the directory: a unix address has room for 108 bytes, a data directory may be longer.
     directory = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,6 +11,7 @@ from litestar import Litestar, Request, Response, delete, get, post, put
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
+from litestar.params import FromPath
 from prometheus_client import CollectorRegistry, generate_latest
 
 from wrenn_server.hostagent.credentials import Verifier
@@ -56,38 +57,38 @@ def build(
         return answer(wire.SandboxList(registry.reports()))
 
     @get("/v1/sandboxes/{name:str}", guards=guards)
-    async def get_sandbox(name: str) -> Response[bytes]:
+    async def get_sandbox(name: FromPath[str]) -> Response[bytes]:
         return answer(registry.get(known(name)))
 
     @put("/v1/sandboxes/{name:str}", guards=guards)
-    async def start(name: str, request: AnyRequest) -> Response[bytes]:
+    async def start(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.start(known(name), await body(request, wire.Start)))
 
     @delete("/v1/sandboxes/{name:str}", guards=guards, status_code=204)
-    async def kill(name: str, request: AnyRequest) -> None:
+    async def kill(name: FromPath[str], request: AnyRequest) -> None:
         generation = request.query_params.get("generation", "")
         if not generation.isascii() or not generation.isdigit() or len(generation) > 18:
             raise InvalidRequest("the query parameter `generation` must be a number")
         await registry.kill(known(name), int(generation))
 
     @post("/v1/sandboxes/{name:str}/pause", guards=guards)
-    async def pause(name: str, request: AnyRequest) -> Response[bytes]:
+    async def pause(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.pause(known(name), await body(request, wire.Fenced)))
 
     @post("/v1/sandboxes/{name:str}/resume", guards=guards)
-    async def resume(name: str, request: AnyRequest) -> Response[bytes]:
+    async def resume(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.resume(known(name), await body(request, wire.Resume)))
 
     @post("/v1/sandboxes/{name:str}/fork", guards=guards)
-    async def fork(name: str, request: AnyRequest) -> Response[bytes]:
+    async def fork(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.fork(known(name), await body(request, wire.Fork)))
 
     @post("/v1/sandboxes/{name:str}/timeout", guards=guards)
-    async def timeout(name: str, request: AnyRequest) -> Response[bytes]:
+    async def timeout(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.timeout(known(name), await body(request, wire.Timeout)))
 
     @post("/v1/templates/{template:str}/prepare", guards=guards)
-    async def prepare(template: str, request: AnyRequest) -> Response[bytes]:
+    async def prepare(template: FromPath[str], request: AnyRequest) -> Response[bytes]:
         if not _TEMPLATE.fullmatch(template):
             raise NotFound("this host has no such template", code="template_not_found")
         return answer(await registry.prepare(template, await body(request, wire.Prepare)))

@@ -42,7 +42,8 @@ def routes(registry: Registry, slots: SlotPool, verifier: Verifier, api: str) ->
             try:
                 slot = registry.slot(id)
             except WrennError as error:
-                raise Refused(_refusal(error)) from error
+                # Whoever looks for a port cares that nothing is there, not in which of its states the sandbox is.
+                raise Refused(_refusal(NotFound(error.message, code="sandbox_not_found"))) from error
             return await adopt(await slots.connect(slot, port, CONNECT_TIMEOUT))
 
         return Tunnel(
