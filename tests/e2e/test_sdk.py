@@ -169,8 +169,9 @@ def test_files_round_trip(sandbox: Sandbox) -> None:
     sandbox.files.write("empty", b"")
     assert sandbox.files.read_bytes("empty") == b""
     sandbox.files.write("/root/secret", "x", user="root")
+    assert sandbox.files.stat("/root/secret", user="root").owner == "root"
     with pytest.raises(wrenn.InvalidRequestError):
-        sandbox.files.read("/root/secret")
+        sandbox.files.read("/etc")
     with pytest.raises(wrenn.PathNotFoundError):
         sandbox.files.read("/no/such/file")
     assert len(sandbox.files.read("/proc/sys/kernel/random/boot_id")) == 37
