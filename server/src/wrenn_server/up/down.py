@@ -21,7 +21,7 @@ async def stop(settings: Settings, *, kill: bool = False) -> bool:
     pid = supervisor.running_pid(settings.run_dir)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGINT if kill else signal.SIGTERM)
+    os.kill(pid, supervisor.PURGE if kill else signal.SIGTERM)
     await daemon.wait(pid)
     return True
 

@@ -26,6 +26,8 @@ from wrenn_server.up.settings import Settings
 
 log = structlog.get_logger()
 
+PURGE = signal.SIGUSR1
+"""Like SIGTERM, but running sandboxes are ended instead of paused."""
 READY_TIMEOUT = 60.0
 """Seconds a program gets to say that it serves; an agent may have many sandboxes to adopt."""
 
@@ -54,8 +56,10 @@ class Report:
             self.write(json.dumps(message) + "\n")
 
 
-async def supervise(settings: Settings, report: Report, stop: asyncio.Event) -> None:
+async def supervise(settings: Settings, report: Report, stop: asyncio.Future[str]) -> None:
     """Starts everything, says ready, waits for `stop`, ends everything in reverse order.
+
+    `stop` tells what becomes of running sandboxes: `pause` or `kill`.
 
     :raises AlreadyRunning, child.ChildFailed, OSError:
     """
@@ -94,12 +98,14 @@ async def supervise(settings: Settings, report: Report, stop: asyncio.Event) -> 
             )
         )
         report.step("template `minimal`")
-        await platform.prepare_templates()
+        host = await platform.prepare_templates()
+        started = {"base_url": settings.base_url, "vmm": host.vmm, "accelerated": host.accelerated}
+        (settings.run_dir / "started.json").write_text(json.dumps(started))
         report.ready()
         log.info("serving", action="up", listen=settings.listen)
-        await stop.wait()
-        log.info("stopping", action="down")
-        await platform.drain()
+        mode = await stop
+        log.info("stopping", action="down", mode=mode)
+        await platform.drain(mode)
 
 
 def agent_command(settings: Settings, token: str | None) -> list[str]:
@@ -176,17 +182,22 @@ def main() -> None:
         report = Report(pipe.write)
         try:
             asyncio.run(_until_signal(settings, report))
-        except (AlreadyRunning, child.ChildFailed, OSError, TimeoutError) as error:
-            log.error("could not start", action="up_failed", error=str(error))
-            report.error(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the person who waits for us must hear of it
+            log.error("could not go on", action="up_failed", exc_info=error)
+            report.error(str(error) or type(error).__name__)
             sys.exit(1)
 
 
 async def _until_signal(settings: Settings, report: Report) -> None:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop: asyncio.Future[str] = loop.create_future()
+
+    def asked(mode: str) -> None:
+        if not stop.done():
+            stop.set_result(mode)
+
+    loop.add_signal_handler(signal.SIGTERM, asked, "pause")
+    loop.add_signal_handler(PURGE, asked, "kill")
     await supervise(settings, report, stop)
 
 
