@@ -10,7 +10,7 @@ PORT_NOT_OPEN = "port_not_open"
 SANDBOX_NOT_FOUND = "sandbox_not_found"
 """Codes with which an agent refuses a CONNECT."""
 
-_ENVD_KEEP = 30.0  # our envd keeps idle connections for ever; a pause resets them
+_ENVD_KEEP = 30.0  # less than our envd's 120 s; a pause resets them
 _PORT_KEEP = 1.5  # less than gunicorn's 2 s, the shortest of the usual servers
 
 
