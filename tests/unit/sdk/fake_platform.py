@@ -21,6 +21,7 @@ class Request:
     method: str
     path: str
     query: dict[str, str]
+    """Several values of one name are joined by `&`."""
     headers: dict[str, str]
     body: bytes
 
@@ -169,7 +170,7 @@ class Platform:
                 await to.answer(200, rows[start : start + limit], more)
             case method, [sandbox_id, *rest]:
                 row = self.sandboxes.get(sandbox_id)
-                if row is None or row["status"] == "killed":
+                if row is None or (method != "GET" and row["status"] == "killed"):
                     await to.problem(404, "not_found", f"no sandbox {sandbox_id}")
                     return
                 await self.one(to, method, row, rest)
@@ -297,7 +298,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
             body += (await reader.readexactly(size + 2))[:-2]
         await reader.readline()
     url = urlsplit(target)
-    query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+    query = {name: "&".join(values) for name, values in parse_qs(url.query, keep_blank_values=True).items()}
     return Request(method, url.path, query, headers, body)
 
 

@@ -102,8 +102,8 @@ def test_list_goes_through_the_pages(platform: Platform, client: Client) -> None
         {"limit": "100", "cursor": "200"},
     ]
     assert len(Sandbox.list(client=client, limit=3)) == 3
-    Sandbox.list(client=client, limit=1, status=["running", "paused"], metadata={"a": "1 2"})
-    assert platform.requests[-1].query == {"limit": "1", "status": "running,paused", "metadata": "a=1+2"}
+    Sandbox.list(client=client, limit=1, status=["running", "paused"], metadata={"a": "1 2", "b": "ä&"})
+    assert platform.requests[-1].query == {"limit": "1", "status": "running,paused", "metadata": "a=1 2&b=ä&"}
 
 
 def test_connect_finds_or_says_so(platform: Platform, client: Client) -> None:

@@ -31,6 +31,7 @@ request may meet a connection that is just being closed."""
 RETRY_AFTER = (0.1, 0.4)
 """Seconds before each further attempt."""
 MAX_CONNECTIONS = 1000
+Params = Mapping[str, str | list[str]]
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -49,7 +50,7 @@ class AsyncTransport:
         answer: type[T],
         body: object = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
@@ -79,7 +80,7 @@ class AsyncTransport:
         path: str,
         content: bytes | AsyncIterable[bytes] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
@@ -119,7 +120,7 @@ class AsyncTransport:
         path: str,
         content: bytes | AsyncIterable[bytes] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float,
         not_found: type[NotFoundError] = NotFoundError,
@@ -139,7 +140,7 @@ class AsyncTransport:
         path: str,
         content: bytes | AsyncIterable[bytes] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float,
         not_found: type[NotFoundError] = NotFoundError,

@@ -33,6 +33,7 @@ request may meet a connection that is just being closed."""
 RETRY_AFTER = (0.1, 0.4)
 """Seconds before each further attempt."""
 MAX_CONNECTIONS = 1000
+Params = Mapping[str, str | list[str]]
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -51,7 +52,7 @@ class Transport:
         answer: type[T],
         body: object = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
@@ -81,7 +82,7 @@ class Transport:
         path: str,
         content: bytes | Iterable[bytes] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
@@ -121,7 +122,7 @@ class Transport:
         path: str,
         content: bytes | Iterable[bytes] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float,
         not_found: type[NotFoundError] = NotFoundError,
@@ -141,7 +142,7 @@ class Transport:
         path: str,
         content: bytes | Iterable[bytes] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float,
         not_found: type[NotFoundError] = NotFoundError,

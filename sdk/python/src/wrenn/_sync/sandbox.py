@@ -9,7 +9,6 @@ from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from types import NoneType, TracebackType
 from typing import Self
-from urllib.parse import urlencode
 
 from wrenn._sync._envd import Envd
 from wrenn._sync.client import Client
@@ -154,13 +153,14 @@ class Sandbox:
             print(info.id, info.created_at)
         ```
 
+        :param metadata: only those that have all of these labels
         :param limit: at most so many; None for all
         """
-        query: dict[str, str] = {}
+        query: dict[str, str | list[str]] = {}
         if status is not None:
             query["status"] = status if isinstance(status, str) else ",".join(status)
         if metadata:
-            query["metadata"] = urlencode(metadata)
+            query["metadata"] = [f"{key}={value}" for key, value in metadata.items()]
         found: list[SandboxInfo] = []
         client = _client(client, api_key, base_url, proxy_domain)
         try:

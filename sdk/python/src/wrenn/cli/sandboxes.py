@@ -166,8 +166,10 @@ def kill(sandbox: str, /, *more: str, connection: Connection = HERE) -> int:
     with connection.client() as client:
         for sandbox_id in (sandbox, *more):
             try:
-                Sandbox.connect(sandbox_id, client=client).kill()
+                known = Sandbox.connect(sandbox_id, client=client).kill()
             except SandboxNotFoundError:
+                known = False
+            if not known:
                 sys.stderr.write(f"{sandbox_id}: there is no such sandbox\n")
                 missing += 1
     return 3 if missing else 0
