@@ -49,8 +49,8 @@ type limits struct {
 }
 
 func limitsFor(total int64) limits {
-	// envd, PID 1 and the kernel's own needs: 24 MiB and 1/32 of the rest, at most 128 MiB
-	reserve := min(24*mib+total/32, 128*mib)
+	// envd, PID 1 and the kernel: as seen, less lets the whole machine run dry before the users' group does
+	reserve := min(40*mib+total/32, 160*mib, total/3)
 	return limits{
 		envdMin:  min(48*mib, total/4),
 		userMax:  total - reserve,

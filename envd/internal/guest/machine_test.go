@@ -12,9 +12,9 @@ import (
 
 func TestLimits(t *testing.T) {
 	for total, want := range map[int64]limits{
-		128 * mib:  {32 * mib, 100 * mib, 512},
-		512 * mib:  {48 * mib, 472 * mib, 2048},
-		8192 * mib: {48 * mib, 8064 * mib, 16384},
+		96 * mib:   {24 * mib, 64 * mib, 512},
+		512 * mib:  {48 * mib, 456 * mib, 2048},
+		8192 * mib: {48 * mib, 8032 * mib, 16384},
 	} {
 		if got := limitsFor(total); got != want {
 			t.Errorf("%d MiB: got %v, want %v", total/mib, got, want)
