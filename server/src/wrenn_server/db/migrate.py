@@ -1,7 +1,7 @@
 """The schema's version: up, down, current. Alembic keeps count; what it runs are the SQL files in `migrations/`."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Generator
 from importlib import resources
 from typing import Any
 
@@ -25,7 +25,7 @@ async def up(url: str, target: str = "head") -> str | None:
     :raises DatabaseUnavailable:
     """
     async with _migrating(url) as (connection, config):
-        await connection.run_sync(_command, config, lambda c: command.upgrade(c, target))
+        await connection.run_sync(_command, config, command.upgrade, target)
         return await connection.run_sync(_version)
 
 
@@ -36,7 +36,7 @@ async def down(url: str, target: str = "-1") -> str | None:
     """
     async with _migrating(url) as (connection, config):
         if await connection.run_sync(_version) is not None:
-            await connection.run_sync(_command, config, lambda c: command.downgrade(c, target))
+            await connection.run_sync(_command, config, command.downgrade, target)
         return await connection.run_sync(_version)
 
 
@@ -88,7 +88,7 @@ async def _connection(url: str) -> AsyncGenerator[AsyncConnection, None]:
 
 
 @contextlib.contextmanager
-def _scripts():  # noqa: ANN202 - a generator of Config
+def _scripts() -> Generator[Config]:
     with resources.as_file(resources.files("wrenn_server.db.migrations")) as directory:
         config = Config()
         config.set_main_option("script_location", str(directory).replace("%", "%%"))
@@ -96,9 +96,9 @@ def _scripts():  # noqa: ANN202 - a generator of Config
         yield config
 
 
-def _command(connection: Connection, config: Config, act: Any) -> None:
+def _command(connection: Connection, config: Config, act: Callable[[Config, str], None], target: str) -> None:
     config.attributes["connection"] = connection
-    act(config)
+    act(config, target)
     connection.commit()
 
 

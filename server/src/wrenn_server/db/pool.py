@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -83,16 +83,25 @@ class Database:
                 yield Connection(raw)  # pyright: ignore[reportArgumentType] - the pool's proxy has every method
 
     @contextlib.asynccontextmanager
-    async def listening(self, channel: str, heard: Callable[[str], None]) -> AsyncGenerator[asyncio.Event, None]:
+    async def listening(
+        self, channel: str, heard: Callable[[str], None]
+    ) -> AsyncGenerator[asyncio.Event, None]:
         """Calls `heard(payload)` for every NOTIFY. Gives an event that is set when the connection is lost: from then
         on notifications may have been missed."""
         lost = asyncio.Event()
+
+        def ended(_: object) -> None:
+            lost.set()
+
+        def told(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            heard(str(payload))
+
         with _mapped():
             raw = await self._pool.acquire(timeout=CONNECT_TIMEOUT)
         try:
-            raw.add_termination_listener(lambda *_: lost.set())
+            raw.add_termination_listener(ended)
             with _mapped():
-                await raw.add_listener(channel, lambda *event: heard(str(event[3])))
+                await raw.add_listener(channel, told)
             yield lost
         finally:
             raw.terminate()  # takes the listener with it, even when the connection is broken
@@ -157,17 +166,21 @@ async def _set_up(raw: "PgConnection") -> None:
 
 
 @contextlib.contextmanager
-def _mapped() -> Iterator[None]:
+def _mapped() -> Generator[None]:
     try:
         yield
     except (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError) as error:
         raise InvalidRequest("a text contains a character that cannot be stored") from error
+    except asyncpg.DataError as error:
+        raise InvalidRequest("a value is out of the range that can be stored") from error
     except asyncpg.PostgresError as error:
         if isinstance(error, _UNAVAILABLE):
             raise DatabaseUnavailable(f"the database is not available: {error}") from error
         raise
     except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        raise DatabaseUnavailable(f"the database is not available: {error or type(error).__name__}") from error
+        raise DatabaseUnavailable(
+            f"the database is not available: {error or type(error).__name__}"
+        ) from error
 
 
 _UNAVAILABLE = (

@@ -1,0 +1,91 @@
+"""The API as one ASGI application."""
+
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response, Router, get
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from wrenn_server.controlplane import schema
+from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openapi, sandboxes, users
+from wrenn_server.controlplane.config import VERSION
+from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.model.errors import WrennError
+
+_CALLER = {"caller": Provide(auth.provide_caller, sync_to_thread=False)}
+_HOST = {"host": Provide(auth.provide_host, sync_to_thread=False)}
+
+
+@get("/health", operation_id="health", tags=["platform"])
+async def health() -> schema.Health:
+    """The control plane serves."""
+    return schema.Health("ok", VERSION)
+
+
+@get("/openapi.json", include_in_schema=False)
+async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
+    app = request.app
+    if "description" not in app.state:
+        app.state.description = msgspec.json.encode(openapi.describe(app))
+    return Response(app.state.description, media_type="application/json")
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics() -> Response[bytes]:
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+def build(cp: ControlPlane | None = None) -> Litestar:
+    """:param cp: None only to describe the API"""
+    return Litestar(
+        [
+            health,
+            description,
+            metrics,
+            users.login,
+            hosts.register,
+            Router(
+                "/",
+                route_handlers=[*sandboxes.ROUTES, *exec.ROUTES, *files.ROUTES, users.list_templates],
+                guards=[auth.caller_guard],
+                dependencies=_CALLER,
+                security=[{"apiKey": []}, {"user": []}],
+            ),
+            Router(
+                "/",
+                route_handlers=users.USER_ROUTES,
+                guards=[auth.user_guard],
+                dependencies=_CALLER,
+                security=[{"user": []}],
+            ),
+            Router(
+                "/",
+                route_handlers=hosts.ADMIN_ROUTES,
+                guards=[auth.admin_guard],
+                dependencies=_CALLER,
+                security=[{"user": []}],
+            ),
+            Router(
+                "/",
+                route_handlers=[hosts.heartbeat],
+                guards=[auth.host_guard],
+                dependencies=_HOST,
+                security=[{"host": []}],
+            ),
+        ],
+        dependencies={"cp": Provide(auth.provide_cp, sync_to_thread=False)},
+        middleware=[http.request_ids],
+        exception_handlers={
+            WrennError: http.on_wrenn_error,
+            HTTPException: http.on_http_exception,
+            Exception: http.on_anything,
+        },
+        request_class=http.StrictRequest,
+        request_max_body_size=http.MAX_BODY,
+        openapi_config=openapi.CONFIG,
+        logging_config=None,
+        state=State({"cp": cp}),
+    )

@@ -1,0 +1,84 @@
+"""`/v1/sandboxes/{id}/exec` and `/processes`."""
+
+import secrets
+from typing import Literal
+
+from litestar import Response, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
+
+from wrenn_server.controlplane import schema
+from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.services import exec, guest
+from wrenn_server.controlplane.services.users import Caller
+from wrenn_server.wire.envd import Selector
+
+
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/exec",
+    operation_id="exec",
+    tags=["programs"],
+    status_code=200,
+    responses={
+        202: ResponseSpec(
+            schema.ExecStarted, description="Started in the background", generate_examples=False
+        )
+    },
+)
+async def run(
+    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.Exec
+) -> Response[schema.ExecResult]:
+    """Run a program without a shell and answer with its output; with `background`, answer when it has started."""
+    where = await guest.running(cp, caller.team_id, sandbox_id)
+    program = exec.Program(
+        cmd=data.cmd,
+        args=data.args,
+        envs=data.envs,
+        cwd=data.cwd,
+        user=data.user,
+        tag=data.tag or (f"proc-{secrets.token_hex(4)}" if data.background else None),
+    )
+    if data.background:
+        pid = await exec.start(cp, where, program)
+        started = schema.ExecStarted(sandbox_id=where.id, cmd=data.cmd, pid=pid, tag=program.tag or "")
+        return Response(started, status_code=202)  # pyright: ignore[reportReturnType] - documented in `responses`
+    result = await exec.run(cp, where, program, data.timeout_sec)
+    stdout, stderr, encoding = exec.as_text(result)
+    return Response(
+        schema.ExecResult(
+            sandbox_id=where.id,
+            cmd=data.cmd,
+            stdout=stdout,
+            stderr=stderr,
+            exit_code=result.exit_code,
+            duration_ms=result.duration_ms,
+            encoding="utf-8" if encoding == "utf-8" else "base64",
+        )
+    )
+
+
+@get("/v1/sandboxes/{sandbox_id:str}/processes", operation_id="listProcesses", tags=["programs"])
+async def processes(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.ProcessList:
+    """Programs that run in the sandbox and were started through the API."""
+    where = await guest.running(cp, caller.team_id, sandbox_id)
+    return schema.ProcessList([shape.process(info) for info in await exec.processes(cp, where)])
+
+
+@delete(
+    "/v1/sandboxes/{sandbox_id:str}/processes/{process:str}", operation_id="killProcess", tags=["programs"]
+)
+async def kill(
+    cp: ControlPlane,
+    caller: Caller,
+    sandbox_id: str,
+    process: str,
+    signal: Literal["SIGKILL", "SIGTERM"] = "SIGKILL",
+) -> None:
+    """Send a signal to the process group of a program, named by pid or tag."""
+    where = await guest.running(cp, caller.team_id, sandbox_id)
+    is_pid = process.isascii() and process.isdigit() and len(process) < 10
+    selector = Selector(pid=int(process)) if is_pid else Selector(tag=process)
+    await exec.signal(cp, where, selector, signal)
+
+
+ROUTES = [run, processes, kill]

@@ -1,0 +1,58 @@
+"""`/v1/sandboxes/{id}/files`."""
+
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from litestar import Request, post
+from litestar.response import Stream
+
+from wrenn_server.controlplane import schema
+from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.api.upload import Upload
+from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.services import files, guest
+from wrenn_server.controlplane.services.users import Caller
+
+
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/files/write",
+    operation_id="writeFile",
+    tags=["files"],
+    status_code=204,
+    request_max_body_size=None,
+)
+async def write(cp: ControlPlane, caller: Caller, sandbox_id: str, request: Request[Any, Any, Any]) -> None:
+    """Write a file, streamed: a form with `path` first, then `file`. Parents are made, an existing file is replaced."""
+    where = await guest.running(cp, caller.team_id, sandbox_id)
+    upload = await Upload.begin(request.headers.get("content-type", ""), request.stream())
+    await files.write(cp, where, upload.path, upload.content())
+
+
+@post("/v1/sandboxes/{sandbox_id:str}/files/read", operation_id="readFile", tags=["files"], status_code=200)
+async def read(cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.FileRead) -> Stream:
+    """A file's bytes, streamed."""
+    where = await guest.running(cp, caller.team_id, sandbox_id)
+    async with AsyncExitStack() as stack:
+        length, content = await stack.enter_async_context(files.reading(cp, where, data.path))
+        headers = {} if length is None else {"Content-Length": str(length)}
+        body = _through(stack.pop_all(), content)
+        return Stream(body, media_type="application/octet-stream", headers=headers)
+
+
+@post("/v1/sandboxes/{sandbox_id:str}/files/list", operation_id="listFiles", tags=["files"], status_code=200)
+async def listing(cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.FileList) -> schema.Listing:
+    """What is in a directory, and below it down to `depth`."""
+    where = await guest.running(cp, caller.team_id, sandbox_id)
+    return schema.Listing(
+        [shape.file_entry(e) for e in await files.listing(cp, where, data.path, data.depth)]
+    )
+
+
+async def _through(stack: AsyncExitStack, content: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    async with stack:
+        async for piece in content:
+            yield piece
+
+
+ROUTES = [write, read, listing]

@@ -1,0 +1,117 @@
+"""What all requests have in common: an id, strict bodies, and problems instead of tracebacks."""
+
+import re
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from wrenn_server.model import errors
+from wrenn_server.model.errors import InvalidRequest, TooLarge, WrennError
+from wrenn_server.model.ids import new_request_id
+from wrenn_server.wire import problems
+
+MAX_BODY = 1024 * 1024
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""In JSON a backslash only occurs in strings, so this finds exactly the escaped NUL characters."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
+_STATE = "request_id"
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+log = structlog.get_logger()
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """Decodes JSON once and strictly into the handler's own type: "1" is no number, and unknown fields are errors."""
+
+    async def json(self) -> Any:
+        """:raises InvalidRequest:"""
+        body = await self.body()
+        if _NUL.search(body):
+            raise InvalidRequest("the body contains a NUL character, which no text here may")
+        kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"the body is not as expected: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequest(f"the body is not JSON: {error}") from error
+
+
+def request_ids(app: ASGIApp) -> ASGIApp:
+    """Middleware: gives every request an id, in `X-Request-Id`, in problems and in log lines."""
+
+    async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await app(scope, receive, send)
+            return
+        # The edge before us gives every request an id, and lets no client choose it.
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        scope["state"][_STATE] = request_id
+        header = (b"x-request-id", request_id.encode())
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await app(scope, receive, marked)
+
+    return identified
+
+
+def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Response[bytes]:
+    if error.status >= 500:
+        log.warning(
+            "request failed",
+            action="request_failed",
+            code=error.code,
+            error=error.message,
+            cause=repr(error.__cause__) if error.__cause__ else None,
+        )
+    content = problems.encode(error, request.scope["state"].get(_STATE))
+    headers = {"Retry-After": "1"} if error.retryable else {}
+    return Response(content, status_code=error.status, media_type="application/json", headers=headers)
+
+
+def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return _with_status(on_wrenn_error(request, _translate(error)), error)
+
+
+def on_anything(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("mistake of ours", action="internal_error", path=request.url.path, exc_info=error)
+    return on_wrenn_error(request, errors.Internal("something went wrong on our side"))
+
+
+def _translate(error: HTTPException) -> WrennError:
+    status = error.status_code
+    if isinstance(error, ValidationException):
+        return InvalidRequest(_validation_message(error))
+    if status == 413:
+        return TooLarge(f"the body is longer than {MAX_BODY} bytes")
+    if status == 500:
+        # Litestar's name for a client that left in the middle of its body: nobody reads this answer.
+        return InvalidRequest("the request broke off")
+    code = _HTTP_CODES.get(status, "invalid_request" if status < 500 else "internal_error")
+    return errors.BY_STATUS.get(status, InvalidRequest)(str(error.detail), code=code)
+
+
+def _with_status(response: Response[bytes], error: HTTPException) -> Response[bytes]:
+    if error.status_code in (404, 405, 413, 415):
+        response.status_code = error.status_code
+    if error.status_code == 405 and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _validation_message(error: ValidationException) -> str:
+    extra: Any = error.extra
+    items: list[dict[str, Any]] = extra if isinstance(extra, list) else []
+    found = [f"{item.get('key', '?')}: {item.get('message', '')}" for item in items]
+    return "; ".join(found)[:1000] or str(error.detail)

@@ -1,0 +1,102 @@
+"""The description of the API, from the types of its handlers. `python -m wrenn_server.controlplane.api.openapi FILE`
+writes it; a test compares it with the one checked in."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from litestar import Litestar
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+
+from wrenn_server.controlplane.config import VERSION
+
+CONFIG = OpenAPIConfig(
+    title="Wrenn Sandbox",
+    version=VERSION,
+    description="Sandboxes in microVMs. Every error is a Problem, every answer has `X-Request-Id`.",
+    path="/schema",
+    use_handler_docstrings=True,
+    create_examples=False,
+    render_plugins=[],
+    enabled_endpoints=set(),
+    components=Components(
+        security_schemes={
+            "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key"),
+            "user": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT"),
+            "host": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-Host-Token"),
+        }
+    ),
+)
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "request_id"],
+            "properties": {
+                "code": {"type": "string", "description": "For programs; stable"},
+                "message": {"type": "string", "description": "For people"},
+                "hint": {"type": "string", "description": "What to do next"},
+                "retryable": {"type": "boolean"},
+                "request_id": {"type": "string"},
+            },
+        }
+    },
+}
+_UPLOAD = {
+    "type": "object",
+    "required": ["path", "file"],
+    "properties": {
+        "path": {"type": "string", "description": "Comes before `file`"},
+        "file": {"type": "string", "format": "binary"},
+    },
+}
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def describe(app: Litestar) -> dict[str, Any]:
+    """OpenAPI 3.1. What Litestar cannot know from types is added here."""
+    document: dict[str, Any] = app.openapi_schema.to_schema()
+    document["components"].setdefault("schemas", {})["Problem"] = _PROBLEM
+    problem = {"$ref": "#/components/schemas/Problem"}
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("400", None)
+            operation["responses"]["default"] = {
+                "description": "A problem",
+                "content": {"application/json": {"schema": problem}},
+            }
+            if "requestBody" in operation and not _has_required_data(document, operation):
+                operation["requestBody"]["required"] = False
+    paths = document["paths"]
+    paths["/v1/sandboxes/{sandbox_id}/files/write"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": _UPLOAD}},
+    }
+    paths["/v1/sandboxes/{sandbox_id}/files/read"]["post"]["responses"]["200"]["content"] = _BINARY
+    paths["/v1/sandboxes"]["get"]["responses"]["200"]["headers"] = {
+        "X-Next-Cursor": {
+            "schema": {"type": "string"},
+            "description": "`cursor` of the next page, if there is one",
+        }
+    }
+    return document
+
+
+def as_text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _has_required_data(document: dict[str, Any], operation: dict[str, Any]) -> bool:
+    content: dict[str, Any] = operation["requestBody"]["content"].get("application/json", {})
+    return "oneOf" not in content.get("schema", {})
+
+
+if __name__ == "__main__":
+    from wrenn_server.controlplane.api.app import build
+
+    Path(sys.argv[1]).write_text(as_text(describe(build())))

@@ -1,0 +1,173 @@
+"""`/v1/sandboxes`: their life."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Annotated
+
+from litestar import Response, delete, get, post
+from litestar.params import Parameter
+
+from wrenn_server.controlplane import schema
+from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.controlplane.services.users import Caller
+from wrenn_server.model.errors import InvalidRequest
+from wrenn_server.model.sandbox import State
+
+NEXT_CURSOR = "X-Next-Cursor"
+
+
+@post("/v1/sandboxes", operation_id="createSandbox", tags=["sandboxes"])
+async def create(
+    cp: ControlPlane, caller: Caller, data: schema.SandboxCreate | None = None
+) -> schema.Sandbox:
+    """Start a sandbox. Answers when it is usable. Without a body: all defaults."""
+    wanted = data or schema.SandboxCreate()
+    row = await sandboxes.create(
+        cp,
+        sandboxes.Wanted(
+            team_id=caller.team_id,
+            template=wanted.template,
+            vcpus=wanted.vcpus,
+            memory_mb=wanted.memory_mb,
+            disk_mb=wanted.disk_mb,
+            timeout_sec=wanted.timeout_sec,
+            on_timeout=wanted.on_timeout,
+            metadata=wanted.metadata,
+            envs=wanted.envs,
+        ),
+    )
+    return shape.sandbox(row, secrets=True)
+
+
+@get("/v1/sandboxes", operation_id="listSandboxes", tags=["sandboxes"])
+async def listing(
+    cp: ControlPlane,
+    caller: Caller,
+    status: Annotated[
+        str | None,
+        Parameter(description="States, separated by commas. Without: all but `failed` and `killed`"),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, Parameter(description="`key=value`; may be given several times, all must match")
+    ] = None,
+    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Parameter(description=f"`{NEXT_CURSOR}` of the page before")] = None,
+) -> Response[list[schema.Sandbox]]:
+    """The team's sandboxes, newest first. `X-Next-Cursor` is there when there are more."""
+    rows = await sandboxes.page(
+        cp,
+        caller.team_id,
+        states=None if status is None else _states(status),
+        metadata=_pairs(metadata or []),
+        before=None if cursor is None else read_cursor(cursor),
+        limit=limit + 1,
+    )
+    headers = (
+        {NEXT_CURSOR: write_cursor(rows[limit - 1].created_at, rows[limit - 1].id)}
+        if len(rows) > limit
+        else {}
+    )
+    return Response([shape.sandbox(row, secrets=False) for row in rows[:limit]], headers=headers)
+
+
+@get("/v1/sandboxes/{sandbox_id:str}", operation_id="getSandbox", tags=["sandboxes"])
+async def get_one(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.Sandbox:
+    """One sandbox, also when it has ended."""
+    return shape.sandbox(await sandboxes.get(cp, caller.team_id, sandbox_id), secrets=True)
+
+
+@delete("/v1/sandboxes/{sandbox_id:str}", operation_id="killSandbox", tags=["sandboxes"])
+async def kill(cp: ControlPlane, caller: Caller, sandbox_id: str) -> None:
+    """End a sandbox, whatever its state. Memory and disk are gone."""
+    await sandboxes.kill(cp, caller.team_id, sandbox_id)
+
+
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/pause", operation_id="pauseSandbox", tags=["sandboxes"], status_code=200
+)
+async def pause(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.Sandbox:
+    """Save memory and disk and stop. Answers when all is saved."""
+    return shape.sandbox(await sandboxes.pause(cp, caller.team_id, sandbox_id), secrets=False)
+
+
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/resume", operation_id="resumeSandbox", tags=["sandboxes"], status_code=200
+)
+async def resume(
+    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxResume | None = None
+) -> schema.Sandbox:
+    """Go on where it was paused."""
+    row = await sandboxes.resume(cp, caller.team_id, sandbox_id, data.timeout_sec if data else None)
+    return shape.sandbox(row, secrets=True)
+
+
+@post("/v1/sandboxes/{sandbox_id:str}/fork", operation_id="forkSandbox", tags=["sandboxes"])
+async def fork(
+    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxFork | None = None
+) -> list[schema.ForkResult]:
+    """Copies of a running sandbox, memory and disk; it keeps running. Each copy succeeds or fails by itself."""
+    wanted = data or schema.SandboxFork()
+    results = await sandboxes.fork(
+        cp,
+        caller.team_id,
+        sandbox_id,
+        count=wanted.count,
+        timeout_sec=wanted.timeout_sec,
+        metadata=wanted.metadata,
+    )
+    return [shape.fork_result(result) for result in results]
+
+
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/timeout",
+    operation_id="setSandboxTimeout",
+    tags=["sandboxes"],
+    status_code=200,
+)
+async def timeout(
+    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxTimeout
+) -> schema.Sandbox:
+    """End `timeout_sec` from now; 0: never."""
+    row = await sandboxes.set_timeout(cp, caller.team_id, sandbox_id, data.timeout_sec)
+    return shape.sandbox(row, secrets=False)
+
+
+def write_cursor(created_at: datetime, sandbox_id: str) -> str:
+    text = f"{created_at.astimezone(UTC).isoformat()} {sandbox_id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str) -> tuple[datetime, str]:
+    """:raises InvalidRequest:"""
+    try:
+        decoded = base64.urlsafe_b64decode(text[:200] + "=" * (-len(text[:200]) % 4)).decode("ascii")
+        moment, _, sandbox_id = decoded.partition(" ")
+        created_at = datetime.fromisoformat(moment)
+    except (ValueError, binascii.Error, UnicodeError) as error:
+        raise InvalidRequest("cursor is not one that a list gave") from error
+    if created_at.tzinfo is None or not sandbox_id.isalnum():
+        raise InvalidRequest("cursor is not one that a list gave")
+    return created_at, sandbox_id
+
+
+def _states(text: str) -> set[State]:
+    try:
+        return {State(word) for word in text.split(",")}
+    except ValueError as error:
+        raise InvalidRequest(f"status {text[:100]!r}: {error}", hint="use " + ", ".join(State)) from error
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or "\0" in text:
+            raise InvalidRequest(f"metadata {text[:100]!r}: expected key=value")
+        pairs[key] = value
+    return pairs
+
+
+ROUTES = [create, listing, get_one, kill, pause, resume, fork, timeout]

@@ -1,0 +1,128 @@
+"""Rows as the API's structs. Pure."""
+
+from typing import Literal, TypeVar, cast
+
+from msgspec import UNSET, UnsetType
+
+from wrenn_server.controlplane import schema
+from wrenn_server.controlplane.services.exec import ProcessInfo
+from wrenn_server.controlplane.services.files import Entry
+from wrenn_server.controlplane.services.sandboxes import Forked
+from wrenn_server.db.api_keys import ApiKeyRow
+from wrenn_server.db.hosts import HostRow
+from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.db.templates import TemplateRow
+from wrenn_server.model.sandbox import Reason
+
+T = TypeVar("T")
+
+FileType = Literal["file", "directory", "symlink", "unknown"]
+_FILE_TYPES: dict[str, FileType] = {
+    "FILE_TYPE_FILE": "file",
+    "FILE_TYPE_DIRECTORY": "directory",
+    "FILE_TYPE_SYMLINK": "symlink",
+}
+_MAX_SIZE = 2**63 - 1
+
+
+def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
+    """:param secrets: with envd's access token"""
+    return schema.Sandbox(
+        id=row.id,
+        status=row.state,
+        template=row.template,
+        vcpus=row.vcpus,
+        memory_mb=row.memory_mb,
+        disk_mb=row.disk_mb,
+        timeout_sec=row.timeout_sec,
+        on_timeout=cast('Literal["kill", "pause"]', row.on_timeout),
+        created_at=row.created_at,
+        started_at=_or_unset(row.started_at),
+        last_active_at=_or_unset(row.last_active_at),
+        last_updated=row.updated_at,
+        expires_at=_or_unset(row.expires_at),
+        metadata=row.metadata,
+        generation=row.generation,
+        host_id=_or_unset(row.host_id),
+        envd_version=row.envd_version or UNSET,
+        envd_access_token=row.access_token if secrets else UNSET,
+        reason=Reason(row.reason) if row.reason else UNSET,
+        message=_or_unset(row.message),
+        console=_or_unset(row.console),
+    )
+
+
+def fork_result(forked: Forked) -> schema.ForkResult:
+    return schema.ForkResult(
+        sandbox=sandbox(forked.sandbox, secrets=True) if forked.sandbox else UNSET,
+        error=schema.ForkError(forked.error.code, forked.error.message) if forked.error else UNSET,
+    )
+
+
+def process(info: ProcessInfo) -> schema.Process:
+    return schema.Process(pid=info.pid, cmd=info.config.cmd, args=info.config.args, tag=_or_unset(info.tag))
+
+
+def file_entry(entry: Entry) -> schema.FileEntry:
+    """A link is a link, whatever it leads to."""
+    text = str(entry.size)
+    size = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return schema.FileEntry(
+        name=entry.name,
+        path=entry.path,
+        type="symlink" if entry.symlink_target else _FILE_TYPES.get(entry.type, "unknown"),
+        size=min(size, _MAX_SIZE),
+        mode=entry.mode,
+        permissions=entry.permissions,
+        owner=entry.owner,
+        group=entry.group,
+        modified_at=entry.modified_time,
+        symlink_target=entry.symlink_target or UNSET,
+    )
+
+
+def api_key(row: ApiKeyRow, key: str | UnsetType = UNSET) -> schema.ApiKey:
+    return schema.ApiKey(
+        id=row.id,
+        team_id=row.team_id,
+        name=row.name,
+        key_prefix=row.key_prefix,
+        created_by=_or_unset(row.created_by),
+        created_at=row.created_at,
+        last_used_at=_or_unset(row.last_used_at),
+        key=key,
+    )
+
+
+def template(row: TemplateRow) -> schema.Template:
+    return schema.Template(id=row.id, name=row.name, platform=row.team_id is None, created_at=row.created_at)
+
+
+def host(row: HostRow) -> schema.Host:
+    return schema.Host(
+        id=row.id,
+        type=cast('Literal["regular"]', row.type),
+        status=cast('Literal["pending", "online", "unreachable"]', row.status),
+        address=_or_unset(row.address),
+        arch=row.arch,
+        cpus=row.cpus,
+        memory_mb=row.memory_mb,
+        disk_mb=row.disk_mb,
+        vmm=row.vmm,
+        vmm_version=row.vmm_version,
+        accelerated=row.accelerated,
+        version=row.version,
+        templates=row.templates,
+        sandboxes=row.sandboxes,
+        cpus_reserved=row.cpus_reserved,
+        memory_mb_reserved=row.memory_mb_reserved,
+        disk_mb_reserved=row.disk_mb_reserved,
+        last_heartbeat_at=_or_unset(row.last_heartbeat_at),
+        created_by=_or_unset(row.created_by),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _or_unset(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value

@@ -1,0 +1,158 @@
+"""Settings of the control plane, from the environment and from `.env` in the working directory."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from wrenn_server.db.sandboxes import Room
+
+VERSION = version("wrenn-server")
+ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
+
+
+class ConfigError(Exception):
+    """A setting has a value that cannot be used; the message names all of them, one a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAddress:
+    """How to reach a host agent."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "AgentAddress":
+        """`HOST:PORT`, also with `http://` or `https://` before it.
+
+        :raises ValueError:
+        """
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        if (
+            parts.scheme not in {"", "http", "https"}
+            or parts.path not in {"", "/"}
+            or parts.query
+            or "@" in text
+        ):
+            raise ValueError("expected HOST:PORT")
+        if not parts.hostname or not parts.port or any(c <= " " or c > "~" for c in text):
+            raise ValueError("expected HOST:PORT")
+        return cls(parts.hostname, parts.port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only there plain HTTP is spoken; everywhere else TLS with the certificate that we signed."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    database_url: str | None = field(default=None, repr=False)
+    """DATABASE_URL; None: an embedded PostgreSQL in the data directory"""
+    listen: str = "0.0.0.0:8000"
+    """CP_LISTEN_ADDR, HOST:PORT"""
+    agent: AgentAddress = AgentAddress("localhost", 50051)
+    """CP_HOST_AGENT_ADDR: where to reach an agent that registered without --address"""
+    data_dir: Path = Path("/var/lib/wrenn")
+    """WRENN_DATA_DIR"""
+    room: Room = ROOM
+    """CP_CPU_OVERCOMMIT, CP_MEMORY_OVERCOMMIT, CP_DISK_OVERCOMMIT. Disk is high because overlays are sparse; memory is
+    above 1 because sandboxes of a template share its pages and touch few of their own."""
+
+    @property
+    def postgres_dir(self) -> Path:
+        return self.data_dir / "postgres"
+
+
+def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Config:
+    """Real environment variables win over the file.
+
+    :raises ConfigError:
+    """
+    values = dict(environ)
+    if env_file is not None and env_file.is_file():
+        values = {**read_env_file(env_file), **values}
+    problems: list[str] = []
+    given: dict[str, object] = {}
+    for name, attribute, parse in (
+        ("DATABASE_URL", "database_url", _database_url),
+        ("CP_LISTEN_ADDR", "listen", _listen),
+        ("CP_HOST_AGENT_ADDR", "agent", AgentAddress.parse),
+        ("WRENN_DATA_DIR", "data_dir", _directory),
+    ):
+        if text := values.get(name):
+            try:
+                given[attribute] = parse(text)
+            except ValueError as error:
+                shown = "" if name == "DATABASE_URL" else f"={text!r}"
+                problems.append(f"{name}{shown}: {error}")
+    room = ROOM
+    factors = {"cpus": room.cpus, "memory": room.memory, "disk": room.disk}
+    for name, attribute in (
+        ("CP_CPU_OVERCOMMIT", "cpus"),
+        ("CP_MEMORY_OVERCOMMIT", "memory"),
+        ("CP_DISK_OVERCOMMIT", "disk"),
+    ):
+        if text := values.get(name):
+            try:
+                factors[attribute] = _factor(text)
+            except ValueError as error:
+                problems.append(f"{name}={text!r}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Config(**given, room=Room(**factors))  # pyright: ignore[reportArgumentType] - each value comes from its parser
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """`NAME=value` lines; blank lines and `#` comments are skipped, matching quotes around a value removed.
+
+    :raises ConfigError: another kind of line
+    """
+    found: dict[str, str] = {}
+    for number, text in enumerate(path.read_text().splitlines(), 1):
+        line = text.strip().removeprefix("export ")
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ConfigError(f"{path}, line {number}: expected NAME=value")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[name.strip()] = value
+    return found
+
+
+def _database_url(text: str) -> str:
+    if urlsplit(text).scheme not in {"postgres", "postgresql"}:
+        raise ValueError("expected postgres://user:password@host:port/database")
+    return text
+
+
+def _listen(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host:
+        raise ValueError("expected HOST:PORT or :PORT")
+    return f"{host or '0.0.0.0'}:{port}"
+
+
+def _directory(text: str) -> Path:
+    return Path(text).absolute()
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 1000:
+        raise ValueError("expected a number from 0.1 to 1000")
+    return value

@@ -1,0 +1,138 @@
+"""The command `wrenn-cp`: the control plane."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypeVar
+
+import cyclopts
+import structlog
+import uvloop
+
+from wrenn_server.controlplane import app, bootstrap, config
+from wrenn_server.controlplane.config import VERSION, Config, ConfigError
+from wrenn_server.db import embedded, migrate, pool
+from wrenn_server.linux import notify
+from wrenn_server.model.errors import WrennError
+from wrenn_server.obs import logs
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+cli = cyclopts.App(name="wrenn-cp", version=VERSION, help=__doc__)
+admin = cyclopts.App(name="admin", help="Administrators of the platform.")
+cli.command(admin)
+
+
+@cli.default
+def serve() -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Settings come from the environment and from `.env` in the working directory: DATABASE_URL, CP_LISTEN_ADDR,
+    CP_HOST_AGENT_ADDR, WRENN_DATA_DIR. Without DATABASE_URL a PostgreSQL is started in the data directory.
+    """
+    return _command(_serve)
+
+
+@cli.command(name="migrate")
+def migrate_(direction: Literal["up", "down"]) -> int:
+    """Apply the database migrations that are missing, or take back the last one.
+
+    Parameters
+    ----------
+    direction
+        `down` deletes what the migration added, with all data in it.
+    """
+    return _command(lambda settings: _migrate(settings, direction))
+
+
+@admin.command
+def create(*, email: str, password: str | None = None) -> int:
+    """Make an administrator with a team and an API key, and print them. Existing ones keep their password.
+
+    Parameters
+    ----------
+    email
+        The login name.
+    password
+        At least 8 characters; without it one is made up.
+    """
+    return _command(lambda settings: _create_admin(settings, email, password))
+
+
+def main() -> None:
+    sys.exit(cli())
+
+
+async def _serve(settings: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with _database(settings) as url:
+        if settings.database_url is None:
+            await migrate.up(url)  # nobody else looks after the embedded one
+        async with app.serving(settings, url) as running:
+            log.info("serving", action="serving", address=running.address, version=VERSION)
+            notify.ready()
+            await stop.wait()
+            log.info("stopping", action="stopping")
+
+
+async def _migrate(settings: Config, direction: Literal["up", "down"]) -> None:
+    async with _database(settings) as url:
+        version = await (migrate.up(url) if direction == "up" else migrate.down(url))
+        _say(f"schema {version}" if version else "the database is empty")
+
+
+async def _create_admin(settings: Config, email: str, password: str | None) -> None:
+    async with _database(settings) as url:
+        await app.demand_schema(url)
+        async with pool.connect(url, max_size=2) as db:
+            made = await bootstrap.bootstrap(db, email, password)
+    _say(f"email:    {made.admin_email}")
+    _say(f"password: {made.admin_password or '(unchanged)'}")
+    _say(f"team:     {made.team_id}")
+    _say(f"api key:  {made.api_key}")
+
+
+@asynccontextmanager
+async def _database(settings: Config) -> AsyncGenerator[str, None]:
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    settings.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    async with embedded.server(settings.postgres_dir) as url:
+        yield url
+
+
+def _command(work: Callable[[Config], Coroutine[Any, Any, None]]) -> int:
+    try:
+        settings = config.load(os.environ)
+    except (ConfigError, OSError) as error:
+        return _give_up(str(error), 2)
+    logs.set_up("wrenn-cp", level=os.environ.get("WRENN_LOG_LEVEL", "info"))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work(settings))
+    except WrennError as error:
+        return _give_up(error.message + (f"\n{error.hint}" if error.hint else ""))
+    except (app.WrongSchema, OSError) as error:
+        return _give_up(str(error))
+    return 0
+
+
+def _give_up(message: str, code: int = 1) -> int:
+    sys.stderr.write(f"wrenn-cp: {message}\n")
+    return code
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What follows for a sandbox from what its host says about it. Pure.
+
+`row` is what the control plane believes, a report what the agent knows. A report may be older than the row: it was
+on its way while the control plane acted. So only what cannot be stale is believed: the same generation and a change
+that the host makes by itself, or that the control plane asked for and never heard about.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.model.sandbox import Reason, State
+from wrenn_server.wire.agent import SandboxReport
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The two agree, or the report is older than what we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The host is at it; ask again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Believe the host."""
+
+    state: State
+    reason: Reason | None = None
+    message: str | None = None
+    console: str | None = None
+    envd_version: str | None = None
+    expires_at: datetime | None = None
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """It has ended for us: the host shall drop what it still has. `generation`: the newest that either side knows."""
+
+    generation: int
+
+
+Decision = Nothing | Wait | Settle | Remove
+
+
+def from_report(row: SandboxRow, report: SandboxReport) -> Decision:
+    if row.state.is_final or row.state is State.KILLING:
+        return Remove(max(row.generation, report.generation))
+    if report.generation > row.generation:
+        return Nothing()  # nobody but us gives generations out: our database is older than the host's memory
+    if report.generation < row.generation:
+        return _from_older(row, report)
+    match report.state:
+        case State.RUNNING:
+            return _from_running(row, report)
+        case State.PAUSED:
+            return _from_paused(row, report)
+        case State.FAILED | State.KILLED:
+            return _ended(row, report)
+        case _:
+            return Wait() if row.state.is_transitional else Nothing()
+
+
+def absent(row: SandboxRow, now: datetime) -> Decision:
+    """The agent itself, asked for this sandbox, says that it has none."""
+    match row.state:
+        case State.KILLING:
+            return Settle(State.KILLED, Reason(row.reason) if row.reason else Reason.USER)
+        case State.FAILED | State.KILLED:
+            return Nothing()
+        case State.STARTING:
+            return Settle(State.FAILED, Reason.START_FAILED, "the start never reached its host")
+        case _ if row.on_timeout == "kill" and row.expires_at is not None and row.expires_at <= now:
+            return Settle(State.KILLED, Reason.TIMEOUT)
+        case _:
+            return Settle(State.FAILED, Reason.HOST_LOST, "its host does not know it any more")
+
+
+def expires_at(report: SandboxReport) -> datetime | None:
+    return None if report.expires_at is None else datetime.fromtimestamp(report.expires_at, UTC)
+
+
+def _from_older(row: SandboxRow, report: SandboxReport) -> Decision:
+    """Only a resume leaves the host's generation behind ours: it failed, or never arrived."""
+    match row.state, report.state:
+        case State.RESUMING | State.LOST, State.PAUSED:
+            return Settle(State.PAUSED, message=report.message)
+        case State.RESUMING | State.PAUSED | State.LOST, State.FAILED | State.KILLED:
+            return _ended(row, report)
+        case State.RESUMING, State.RESUMING:
+            return Wait()
+        case _:
+            return Nothing()
+
+
+def _from_running(row: SandboxRow, report: SandboxReport) -> Decision:
+    match row.state:
+        case State.STARTING | State.RESUMING:
+            return Settle(
+                State.RUNNING, envd_version=report.envd_version, expires_at=expires_at(report), started=True
+            )
+        case State.PAUSING | State.LOST:
+            return Settle(State.RUNNING, message=report.message, expires_at=expires_at(report))
+        case _:
+            return Nothing()
+
+
+def _from_paused(row: SandboxRow, report: SandboxReport) -> Decision:
+    match row.state:
+        case State.RUNNING:
+            return Settle(State.PAUSED, report.reason or Reason.TIMEOUT, report.message)
+        case State.PAUSING | State.RESUMING | State.LOST:
+            return Settle(State.PAUSED, report.reason, report.message)
+        case _:
+            return Nothing()
+
+
+def _ended(row: SandboxRow, report: SandboxReport) -> Decision:
+    if report.state is State.KILLED and row.state in (State.RUNNING, State.LOST):
+        return Settle(State.KILLED, report.reason or Reason.TIMEOUT, report.message, report.console)
+    reason = report.reason or (Reason.START_FAILED if row.state is State.STARTING else Reason.VMM_CRASHED)
+    return Settle(State.FAILED, reason, report.message, report.console)

@@ -1,0 +1,51 @@
+"""Which host takes a new sandbox. Pure: candidates in, one out."""
+
+from collections.abc import Collection, Iterable
+
+from wrenn_server.db.hosts import Candidate
+from wrenn_server.db.sandboxes import Room
+
+_EQUAL = 0.02
+"""Hosts whose load differs by less than this are alike: then chance decides, so that many creates at one moment,
+all with the same picture of the hosts, do not all go to the same one."""
+
+
+def choose(
+    candidates: Iterable[Candidate],
+    *,
+    vcpus: int,
+    memory_mb: int,
+    disk_mb: int,
+    room: Room,
+    chance: int,
+    without: Collection[str] = (),
+) -> Candidate | None:
+    """The host that is least loaded once the sandbox is on it; None when it fits nowhere.
+
+    :param chance: any number, e.g. random; decides between hosts that are alike
+    :param without: ids of hosts that were tried already
+    """
+    loads = [
+        (load_with(host, vcpus, memory_mb, disk_mb, room), host)
+        for host in candidates
+        if host.id not in without
+    ]
+    fitting = [(load, host) for load, host in loads if load <= 1]
+    if not fitting:
+        return None
+    least = min(load for load, _ in fitting)
+    alike = sorted((host for load, host in fitting if load <= least + _EQUAL), key=lambda host: host.id)
+    return alike[chance % len(alike)]
+
+
+def load_with(host: Candidate, vcpus: int, memory_mb: int, disk_mb: int, room: Room) -> float:
+    """What would be promised of the scarcest thing, as a share of what may be promised; above 1: does not fit."""
+    return max(
+        _share(host.cpus_reserved + vcpus, host.cpus * room.cpus),
+        _share(host.memory_mb_reserved + memory_mb, host.memory_mb * room.memory),
+        _share(host.disk_mb_reserved + disk_mb, host.disk_mb * room.disk),
+    )
+
+
+def _share(promised: float, limit: float) -> float:
+    return promised / limit if limit > 0 else float("inf")

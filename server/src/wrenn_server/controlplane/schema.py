@@ -1,0 +1,249 @@
+"""What the native API takes and gives. Times are RFC 3339 UTC, sizes MiB or bytes and durations seconds as the name says.
+
+Requests refuse fields that they do not know: a misspelt name must not be a silent default.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from wrenn_server.model.sandbox import Reason, Shape, State
+
+TemplateName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
+Vcpus = Annotated[int, Meta(ge=Shape.VCPUS_MIN, le=Shape.VCPUS_MAX)]
+MemoryMb = Annotated[int, Meta(ge=Shape.MEMORY_MIN, le=Shape.MEMORY_MAX)]
+DiskMb = Annotated[int, Meta(ge=Shape.DISK_MIN, le=Shape.DISK_MAX)]
+TimeoutSec = Annotated[
+    int, Meta(ge=0, le=Shape.TIMEOUT_MAX, description="Seconds until it ends by itself; 0: never")
+]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[str, Meta(max_length=4096)]],
+    Meta(max_length=64),
+]
+Envs = Annotated[
+    dict[Annotated[str, Meta(pattern=r"^[^=]{1,256}$")], Annotated[str, Meta(max_length=65536)]],
+    Meta(max_length=1024),
+]
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Request(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A request's body."""
+
+
+# Sandboxes
+
+
+class SandboxCreate(Request):
+    template: TemplateName = "minimal"
+    vcpus: Vcpus = Shape.VCPUS_DEFAULT
+    memory_mb: MemoryMb = Shape.MEMORY_DEFAULT
+    disk_mb: DiskMb = Shape.DISK_DEFAULT
+    timeout_sec: TimeoutSec = 0
+    on_timeout: Literal["kill", "pause"] = "kill"
+    metadata: Metadata = {}
+    envs: Envs = {}
+
+
+class SandboxResume(Request):
+    timeout_sec: TimeoutSec | None = None
+
+
+class SandboxFork(Request):
+    count: Annotated[int, Meta(ge=1, le=100)] = 1
+    timeout_sec: TimeoutSec | None = None
+    metadata: Metadata | None = None
+
+
+class SandboxTimeout(Request):
+    timeout_sec: TimeoutSec
+
+
+class Sandbox(Struct, kw_only=True):
+    id: str
+    status: State
+    template: str
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    timeout_sec: int
+    on_timeout: Literal["kill", "pause"]
+    created_at: datetime
+    started_at: datetime | UnsetType = UNSET
+    last_active_at: datetime | UnsetType = UNSET
+    last_updated: datetime
+    expires_at: datetime | UnsetType = UNSET
+    metadata: dict[str, str]
+    generation: int
+    host_id: str | UnsetType = UNSET
+    envd_version: str | UnsetType = UNSET
+    envd_access_token: str | UnsetType = UNSET
+    """Only when one sandbox is asked for."""
+    reason: Reason | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    console: str | UnsetType = UNSET
+
+
+class ForkError(Struct):
+    code: str
+    message: str
+
+
+class ForkResult(Struct, kw_only=True):
+    """Either of the two."""
+
+    sandbox: Sandbox | UnsetType = UNSET
+    error: ForkError | UnsetType = UNSET
+
+
+# Programs
+
+
+class Exec(Request):
+    cmd: Annotated[str, Meta(min_length=1, max_length=131072)]
+    args: Annotated[list[Annotated[str, Meta(max_length=131072)]], Meta(max_length=10000)] = []
+    timeout_sec: Annotated[float, Meta(gt=0, le=3600)] = 30
+    envs: Envs = {}
+    cwd: Path | None = None
+    user: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    background: bool = False
+    tag: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+
+class ExecResult(Struct, kw_only=True):
+    sandbox_id: str
+    cmd: str
+    stdout: str
+    stderr: str
+    exit_code: int
+    duration_ms: int
+    encoding: Literal["utf-8", "base64"]
+
+
+class ExecStarted(Struct, kw_only=True):
+    sandbox_id: str
+    cmd: str
+    pid: int
+    tag: str
+
+
+class Process(Struct, kw_only=True):
+    pid: int
+    cmd: str
+    args: list[str]
+    tag: str | UnsetType = UNSET
+
+
+class ProcessList(Struct):
+    processes: list[Process]
+
+
+# Files
+
+
+class FileRead(Request):
+    path: Path
+
+
+class FileList(Request):
+    path: Path
+    depth: Annotated[int, Meta(ge=0, le=1000)] = 1
+
+
+class FileEntry(Struct, kw_only=True):
+    name: str
+    path: str
+    type: Literal["file", "directory", "symlink", "unknown"]
+    size: int
+    mode: int
+    permissions: str
+    owner: str
+    group: str
+    modified_at: str
+    symlink_target: str | UnsetType = UNSET
+
+
+class Listing(Struct):
+    entries: list[FileEntry]
+
+
+# Users, keys, templates
+
+
+class Login(Request):
+    email: Annotated[str, Meta(max_length=254)]
+    password: Annotated[str, Meta(max_length=1024)]
+
+
+class LoggedIn(Struct, kw_only=True):
+    token: str
+    user_id: str
+    team_id: str
+    email: str
+    name: str
+
+
+class ApiKeyCreate(Request):
+    name: Annotated[str, Meta(max_length=128)] = ""
+
+
+class ApiKey(Struct, kw_only=True):
+    id: str
+    team_id: str
+    name: str
+    key_prefix: str
+    created_by: str | UnsetType = UNSET
+    created_at: datetime
+    last_used_at: datetime | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    """Only in the answer that makes it."""
+
+
+class Template(Struct, kw_only=True):
+    id: str
+    name: str
+    platform: bool
+    """There for every team."""
+    created_at: datetime
+
+
+# Hosts
+
+
+class HostCreate(Request):
+    type: Literal["regular"] = "regular"
+
+
+class Host(Struct, kw_only=True):
+    id: str
+    type: Literal["regular"]
+    status: Literal["pending", "online", "unreachable"]
+    address: str | UnsetType = UNSET
+    arch: str
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+    vmm: str
+    vmm_version: str
+    accelerated: bool
+    version: str
+    templates: list[str]
+    sandboxes: int
+    cpus_reserved: int
+    memory_mb_reserved: int
+    disk_mb_reserved: int
+    last_heartbeat_at: datetime | UnsetType = UNSET
+    created_by: str | UnsetType = UNSET
+    created_at: datetime
+    updated_at: datetime
+
+
+class HostCreated(Struct, kw_only=True):
+    host: Host
+    registration_token: str
+
+
+class Health(Struct):
+    status: Literal["ok"]
+    version: str

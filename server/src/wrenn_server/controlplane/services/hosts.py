@@ -1,0 +1,251 @@
+"""Hosts: registration, heartbeats, removal.
+
+```
+ POST /v1/hosts ──► pending ── register (token, once) ──► heartbeat ──► online ── 90 s of silence ──► unreachable
+                                                                          ▲                               │
+                                                                          └────────── heartbeat ──────────┘
+```
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from wrenn_server.controlplane.config import AgentAddress
+from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.keys import HostClaims
+from wrenn_server.controlplane.reconcile import decide
+from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.db import hosts as db_hosts
+from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import templates as db_templates
+from wrenn_server.db.hosts import HostRow
+from wrenn_server.db.pool import Database
+from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.model.errors import Conflict, InvalidRequest, NotFound, Unauthorized, WrennError
+from wrenn_server.model.ids import new_host_id, new_template_id, parse_host_id
+from wrenn_server.wire import agent
+
+TOKEN_LIFETIME_SEC = 3600
+_TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    host: HostRow
+    registration_token: str = field(repr=False)
+
+
+async def create(db: Database, created_by: str | None) -> Created:
+    """A record for a host that will register within an hour."""
+    token = _new_token()
+    async with db.transaction() as tx:
+        host = await db_hosts.insert(tx, id=new_host_id(), type="regular", created_by=created_by)
+        await db_hosts.insert_token(
+            tx, host_id=host.id, digest=_digest(token), lifetime_sec=TOKEN_LIFETIME_SEC
+        )
+    return Created(host, token)
+
+
+async def new_token(db: Database, host_id: str) -> Created:
+    """Another registration token, in place of an unused one: for an agent that lost its credentials, or never got
+    the answer to its registration. The credentials that the host has stay valid until the token is used."""
+    host = await get(db, host_id)
+    token = _new_token()
+    await db_hosts.insert_token(db, host_id=host.id, digest=_digest(token), lifetime_sec=TOKEN_LIFETIME_SEC)
+    return Created(host, token)
+
+
+async def register(cp: ControlPlane, request: agent.Register) -> agent.Registered:
+    """
+    :raises Unauthorized: `token_invalid`, `token_used`, `token_expired`
+    :raises InvalidRequest: the token stays usable
+    """
+    _check_specs(request.specs)
+    digest = _digest(request.token)
+    token = await db_hosts.token(cp.db, digest)
+    if token is None:
+        raise Unauthorized(
+            "this registration token is not valid",
+            code="token_invalid",
+            hint="create a host with POST /v1/hosts, or a new token with POST /v1/hosts/{id}/token",
+        )
+    _check_token(token)
+    address = _parse_address(request.address)
+    # Signed before the token is used up: a request that cannot be signed must not cost it.
+    certificate = cp.keys.certify(request.csr_pem, token.host_id, address)
+    host = await db_hosts.register(
+        cp.db, digest=digest, address=None if address is None else str(address), specs=request.specs
+    )
+    if host is None:  # somebody was faster with the same token
+        _check_token(await db_hosts.token(cp.db, digest) or token)
+        raise Unauthorized("this registration token has been used already", code="token_used")
+    log.info("host registered", action="host_registered", host_id=host.id, address=host.address)
+    return agent.Registered(
+        host_id=host.id,
+        token=cp.keys.host_token(HostClaims(host.id, host.token_epoch)),
+        cert_pem=certificate,
+        ca_cert_pem=cp.keys.ca_pem,
+        control_plane_key_pem=cp.keys.signing_public_pem,
+    )
+
+
+async def authenticate(cp: ControlPlane, token: str) -> HostRow:
+    """The host whose token this is.
+
+    :raises Unauthorized: also when the host was removed, or registered anew since
+    """
+    claims = cp.keys.read_host_token(token)
+    host = await db_hosts.get(cp.db, claims.host_id)
+    if host is None:
+        raise Unauthorized("this host has been removed", code="host_removed")
+    if host.token_epoch != claims.epoch:
+        raise Unauthorized("this host has registered anew; this token is of before", code="token_replaced")
+    return host
+
+
+async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
+    """Notes that the host is there, and what it says about its sandboxes."""
+    _check_specs(beat.specs)
+    if not 0 <= beat.sequence < 2**62:
+        raise InvalidRequest("sequence is not a number that a heartbeat can have")
+    address = _parse_address(beat.address)
+    fresh = await db_hosts.heartbeat(
+        cp.db,
+        host.id,
+        started_at=beat.started_at,
+        sequence=beat.sequence,
+        address=None if address is None else str(address),
+        specs=beat.specs,
+        templates=_names(beat.templates),
+    )
+    if not fresh:
+        return
+    if host.status != "online":
+        log.info("host is online", action="host_online", host_id=host.id)
+    if added := sorted(set(_names(beat.templates)) - set(host.templates)):
+        await db_templates.insert_platform(cp.db, [new_template_id() for _ in added], added)
+    await _compare(cp, host, beat.sandboxes)
+
+
+async def listing(cp: ControlPlane) -> list[HostRow]:
+    return await db_hosts.listing(cp.db)
+
+
+async def get(db: Database, host_id: str) -> HostRow:
+    """:raises NotFound:"""
+    parsed = parse_host_id(host_id)
+    host = await db_hosts.get(db, parsed) if parsed else None
+    if host is None:
+        raise NotFound(f"host {host_id[:64]} does not exist", code="host_not_found")
+    return host
+
+
+async def delete(cp: ControlPlane, host_id: str, *, force: bool) -> None:
+    """Removes the record; its token is refused from then on. The agent and what runs there are not touched.
+
+    :raises Conflict: it has sandboxes; with `force` they count as failed
+    """
+    host = await get(cp.db, host_id)
+    alive = await db_sandboxes.alive_on(cp.db, host.id)
+    if alive and not force:
+        raise Conflict(
+            f"host {host.id} has {len(alive)} sandboxes",
+            code="host_has_sandboxes",
+            hint="kill them first, or delete with ?force=true when the host will never come back",
+        )
+    await db_sandboxes.forget(cp.db, host.id)
+    await db_hosts.delete(cp.db, host.id)
+
+
+async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.SandboxReport]) -> None:
+    """Believes what only the host can know; whatever else looks wrong is for the reconciler to ask about, because a
+    heartbeat may have been under way while we acted."""
+    known = {
+        row.id: row for row in await db_sandboxes.known_to(cp.db, host.id, [report.id for report in reports])
+    }
+    reported = {report.id: report for report in reports}
+    for sandbox_id, report in reported.items():
+        row = known.get(sandbox_id)
+        if row is None:
+            log.warning("unknown sandbox", action="unknown_sandbox", sandbox_id=sandbox_id, host_id=host.id)
+        elif row.host_id in (host.id, None) and not _has_owner(row):
+            await _believe(cp, host, row, report)
+    missing = [
+        row.id
+        for row in known.values()
+        if row.host_id == host.id and row.id not in reported and not row.state.is_final
+    ]
+    if missing:
+        await db_sandboxes.look_into(cp.db, missing)
+        cp.wake.set()
+
+
+async def _believe(cp: ControlPlane, host: HostRow, row: SandboxRow, report: agent.SandboxReport) -> None:
+    decision = decide.from_report(row, report)
+    if isinstance(decision, decide.Nothing | decide.Wait):
+        return
+    try:
+        await sandboxes.apply(cp, row, cp.host(host.id, host.address), decision)
+    except WrennError as error:
+        log.warning("report not applied", action="apply_failed", sandbox_id=row.id, error=error.message)
+
+
+def _has_owner(row: SandboxRow) -> bool:
+    """Somebody works on it, or the reconciler will, because its lease has run out."""
+    return row.state.is_transitional and row.check_after is not None
+
+
+def _check_token(token: db_hosts.TokenRow) -> None:
+    if token.used_at is not None:
+        raise Unauthorized(
+            "this registration token has been used already",
+            code="token_used",
+            hint=f"get a new one with POST /v1/hosts/{token.host_id}/token",
+        )
+    if token.expired:
+        raise Unauthorized(
+            "this registration token has expired; it is valid for one hour",
+            code="token_expired",
+            hint=f"get a new one with POST /v1/hosts/{token.host_id}/token",
+        )
+
+
+def _check_specs(specs: agent.HostSpecs) -> None:
+    for name, value, most in (
+        ("cpus", specs.cpus, 65536),
+        ("memory_mb", specs.memory_mb, 2**30),
+        ("disk_mb", specs.disk_mb, 2**30),
+    ):
+        if not 0 <= value <= most:
+            raise InvalidRequest(f"specs.{name} is {value}: expected 0 to {most}")
+    texts = (specs.arch, specs.vmm, specs.vmm_version, specs.version)
+    if any(len(text) > 100 for text in texts):
+        raise InvalidRequest("a text in specs is longer than 100 characters")
+
+
+def _parse_address(text: str | None) -> AgentAddress | None:
+    if text is None:
+        return None
+    try:
+        return AgentAddress.parse(text)
+    except ValueError as error:
+        raise InvalidRequest(f"address {text[:100]!r}: {error}") from error
+
+
+def _names(templates: Sequence[str]) -> list[str]:
+    return sorted({name for name in templates if _TEMPLATE_NAME.fullmatch(name)})
+
+
+def _new_token() -> str:
+    return "reg_" + secrets.token_hex(32)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

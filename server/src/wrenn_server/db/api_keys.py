@@ -1,0 +1,68 @@
+"""API keys: only SHA-256 digests are stored."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from wrenn_server.db.pool import Executor, row, rows
+
+
+class ApiKeyRow(msgspec.Struct, kw_only=True):
+    id: str
+    team_id: str
+    name: str
+    key_prefix: str
+    created_by: str | None
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+async def insert(
+    db: Executor, *, id: str, team_id: str, name: str, digest: bytes, key_prefix: str, created_by: str | None
+) -> ApiKeyRow:
+    record = await db.fetchrow(
+        """INSERT INTO api_keys (id, team_id, name, digest, key_prefix, created_by)
+           VALUES ($1, $2, $3, $4, $5, $6) RETURNING *""",
+        id,
+        team_id,
+        name,
+        digest,
+        key_prefix,
+        created_by,
+    )
+    inserted = row(record, ApiKeyRow)
+    if inserted is None:
+        raise LookupError("INSERT returned nothing")
+    return inserted
+
+
+async def by_digest(db: Executor, digest: bytes) -> ApiKeyRow | None:
+    return row(await db.fetchrow("SELECT * FROM api_keys WHERE digest = $1", digest), ApiKeyRow)
+
+
+async def of_team(db: Executor, team_id: str) -> list[ApiKeyRow]:
+    records = await db.fetch(
+        "SELECT * FROM api_keys WHERE team_id = $1 ORDER BY created_at DESC, id", team_id
+    )
+    return rows(records, ApiKeyRow)
+
+
+async def delete(db: Executor, key_id: str, team_id: str) -> bool:
+    return (
+        await db.execute("DELETE FROM api_keys WHERE id = $1 AND team_id = $2", key_id, team_id) != "DELETE 0"
+    )
+
+
+async def delete_named(db: Executor, team_id: str, name: str) -> None:
+    await db.execute("DELETE FROM api_keys WHERE team_id = $1 AND name = $2", team_id, name)
+
+
+async def touch(db: Executor, used: Mapping[str, datetime]) -> None:
+    """Notes when keys were last used, many at once."""
+    await db.execute(
+        """UPDATE api_keys k SET last_used_at = u.at
+             FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at) WHERE k.id = u.id""",
+        list(used.keys()),
+        list(used.values()),
+    )

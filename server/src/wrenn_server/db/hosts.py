@@ -1,0 +1,170 @@
+"""Hosts, their registration tokens and what they have free."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from wrenn_server.db.pool import Executor, row, rows
+from wrenn_server.wire.agent import HostSpecs
+
+
+class HostRow(msgspec.Struct, kw_only=True):
+    id: str
+    type: str
+    status: str
+    address: str | None
+    arch: str
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+    vmm: str
+    vmm_version: str
+    accelerated: bool
+    version: str
+    templates: list[str]
+    cpus_reserved: int
+    memory_mb_reserved: int
+    disk_mb_reserved: int
+    sandboxes: int
+    token_epoch: int
+    agent_started_at: float
+    heartbeat_sequence: int
+    last_heartbeat_at: datetime | None
+    created_by: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TokenRow(msgspec.Struct, kw_only=True):
+    host_id: str
+    expired: bool
+    used_at: datetime | None
+
+
+class Candidate(msgspec.Struct, kw_only=True, frozen=True):
+    """A host that has room, as far as one could see. Memory and disk in MiB."""
+
+    id: str
+    address: str | None
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+    cpus_reserved: int
+    memory_mb_reserved: int
+    disk_mb_reserved: int
+    sandboxes: int
+
+
+async def insert(db: Executor, *, id: str, type: str, created_by: str | None) -> HostRow:
+    record = await db.fetchrow(
+        "INSERT INTO hosts (id, type, created_by) VALUES ($1, $2, $3) RETURNING *", id, type, created_by
+    )
+    inserted = row(record, HostRow)
+    if inserted is None:
+        raise LookupError("INSERT returned nothing")
+    return inserted
+
+
+async def get(db: Executor, host_id: str) -> HostRow | None:
+    return row(await db.fetchrow("SELECT * FROM hosts WHERE id = $1", host_id), HostRow)
+
+
+async def listing(db: Executor) -> list[HostRow]:
+    return rows(await db.fetch("SELECT * FROM hosts ORDER BY created_at, id"), HostRow)
+
+
+async def delete(db: Executor, host_id: str) -> None:
+    await db.execute("DELETE FROM hosts WHERE id = $1", host_id)
+
+
+async def insert_token(db: Executor, *, host_id: str, digest: bytes, lifetime_sec: int) -> None:
+    """A new registration token takes the place of the unused ones before it."""
+    await db.execute(
+        """WITH old AS (DELETE FROM host_tokens WHERE host_id = $1 AND used_at IS NULL)
+           INSERT INTO host_tokens (host_id, digest, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3))""",
+        host_id,
+        digest,
+        lifetime_sec,
+    )
+
+
+async def token(db: Executor, digest: bytes) -> TokenRow | None:
+    record = await db.fetchrow(
+        "SELECT host_id, used_at, expires_at < now() AS expired FROM host_tokens WHERE digest = $1", digest
+    )
+    return row(record, TokenRow)
+
+
+async def register(db: Executor, *, digest: bytes, address: str | None, specs: HostSpecs) -> HostRow | None:
+    """Uses up the token and writes what the host said of itself, or does neither (None): both in one statement, so
+    that of two registrations with one token only one succeeds."""
+    record = await db.fetchrow(
+        """WITH used AS (
+               UPDATE host_tokens SET used_at = now()
+                WHERE digest = $1 AND used_at IS NULL AND expires_at >= now() RETURNING host_id)
+           UPDATE hosts SET address = $2, arch = $3, cpus = $4, memory_mb = $5, disk_mb = $6, vmm = $7,
+                  vmm_version = $8, accelerated = $9, version = $10, token_epoch = token_epoch + 1, updated_at = now()
+             FROM used WHERE hosts.id = used.host_id RETURNING hosts.*""",
+        digest,
+        address,
+        *_specs(specs),
+    )
+    return row(record, HostRow)
+
+
+async def heartbeat(
+    db: Executor,
+    host_id: str,
+    *,
+    started_at: float,
+    sequence: int,
+    address: str | None,
+    specs: HostSpecs,
+    templates: Sequence[str],
+) -> bool:
+    """Writes what a host says of itself; it is online then. False: a later heartbeat has been here already."""
+    return (
+        await db.execute(
+            """UPDATE hosts SET address = $4, arch = $5, cpus = $6, memory_mb = $7, disk_mb = $8, vmm = $9,
+                      vmm_version = $10, accelerated = $11, version = $12, templates = $13, status = 'online',
+                      agent_started_at = $2, heartbeat_sequence = $3, last_heartbeat_at = now(), updated_at = now()
+                WHERE id = $1 AND (agent_started_at, heartbeat_sequence) < ($2, $3)""",
+            host_id,
+            started_at,
+            sequence,
+            address,
+            *_specs(specs),
+            list(templates),
+        )
+        != "UPDATE 0"
+    )
+
+
+async def expire(db: Executor, silence_sec: float) -> list[str]:
+    """Marks online hosts that have been silent for too long as unreachable. Returns their ids.
+
+    The order of heartbeats starts anew: a host whose clock was set back while it was away must be heard again.
+    """
+    records = await db.fetch(
+        """UPDATE hosts SET status = 'unreachable', agent_started_at = 0, heartbeat_sequence = 0, updated_at = now()
+            WHERE id IN (SELECT id FROM hosts
+                          WHERE status = 'online' AND last_heartbeat_at < now() - make_interval(secs => $1)
+                          ORDER BY id FOR UPDATE SKIP LOCKED)
+        RETURNING id""",
+        silence_sec,
+    )
+    return [record["id"] for record in records]
+
+
+def _specs(specs: HostSpecs) -> tuple[object, ...]:
+    return (
+        specs.arch,
+        specs.cpus,
+        specs.memory_mb,
+        specs.disk_mb,
+        specs.vmm,
+        specs.vmm_version,
+        specs.accelerated,
+        specs.version,
+    )

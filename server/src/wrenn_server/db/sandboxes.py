@@ -1,0 +1,372 @@
+"""Sandboxes: what the control plane wants and believes of each.
+
+Every change of state is a compare-and-set on (id, generation, state). Statements that touch a sandbox and its host
+lock the sandbox first. `check_after` is the lease: whoever works on a row keeps it in the future, the reconciler
+takes rows where it has passed.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from wrenn_server.db.pool import Executor, row, rows
+from wrenn_server.model.sandbox import State
+
+LEASE_SEC = 15.0
+"""How long a sandbox whose worker died stays as it was left."""
+
+
+class SandboxRow(msgspec.Struct, kw_only=True):
+    id: str
+    team_id: str
+    template_id: str
+    template: str
+    host_id: str | None
+    generation: int
+    state: State
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    timeout_sec: int
+    on_timeout: str
+    metadata: dict[str, str]
+    access_token: str
+    envd_version: str
+    reason: str | None
+    message: str | None
+    console: str | None
+    created_at: datetime
+    started_at: datetime | None
+    last_active_at: datetime | None
+    updated_at: datetime
+    expires_at: datetime | None
+    check_after: datetime | None
+
+
+class New(msgspec.Struct, kw_only=True, frozen=True):
+    """What a create decides; the rest comes from the table's defaults."""
+
+    id: str
+    team_id: str
+    template_id: str
+    template: str
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    timeout_sec: int
+    on_timeout: str
+    metadata: Mapping[str, str]
+    access_token: str
+
+
+class Room(msgspec.Struct, kw_only=True, frozen=True):
+    """How much of a host may be promised, as multiples of what it has."""
+
+    cpus: float
+    memory: float
+    disk: float
+
+
+class Located(msgspec.Struct, kw_only=True, frozen=True):
+    team_id: str
+    host_id: str | None
+    address: str | None
+    state: State
+    generation: int
+    access_token: str
+
+
+async def insert(db: Executor, new: New, host_id: str, room: Room) -> SandboxRow | None:
+    """A sandbox that is starting on a host; None when the host has meanwhile no room for it or went away."""
+    inserted = await insert_many(db, [new], host_id, room)
+    return inserted[0] if inserted else None
+
+
+async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room) -> list[SandboxRow]:
+    """All of them or none. The host's row is locked, so that two creates cannot both take the last room."""
+    records = await db.fetch(
+        """WITH new AS (
+               SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::int[],
+                                    $8::int[], $9::text[], $10::jsonb[], $11::text[])
+                 AS n (id, team_id, template_id, template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
+                       metadata, access_token)),
+           wanted AS (SELECT sum(vcpus) AS cpus, sum(memory_mb) AS memory, sum(disk_mb) AS disk FROM new),
+           host AS (
+               SELECT h.id FROM hosts h, wanted w
+                WHERE h.id = $12 AND h.status = 'online'
+                  AND h.cpus_reserved + w.cpus <= h.cpus * $13::float8
+                  AND h.memory_mb_reserved + w.memory <= h.memory_mb * $14::float8
+                  AND h.disk_mb_reserved + w.disk <= h.disk_mb * $15::float8
+                  FOR UPDATE OF h)
+           INSERT INTO sandboxes (id, team_id, template_id, template, host_id, state, vcpus, memory_mb, disk_mb,
+                                  timeout_sec, on_timeout, metadata, access_token, check_after)
+           SELECT n.id, n.team_id, n.template_id, n.template, host.id, 'starting', n.vcpus, n.memory_mb, n.disk_mb,
+                  n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16)
+             FROM new n, host
+           RETURNING *""",
+        [n.id for n in new],
+        [n.team_id for n in new],
+        [n.template_id for n in new],
+        [n.template for n in new],
+        [n.vcpus for n in new],
+        [n.memory_mb for n in new],
+        [n.disk_mb for n in new],
+        [n.timeout_sec for n in new],
+        [n.on_timeout for n in new],
+        [n.metadata for n in new],
+        [n.access_token for n in new],
+        host_id,
+        room.cpus,
+        room.memory,
+        room.disk,
+        LEASE_SEC,
+    )
+    return rows(records, SandboxRow)
+
+
+async def get(db: Executor, sandbox_id: str) -> SandboxRow | None:
+    return row(await db.fetchrow("SELECT * FROM sandboxes WHERE id = $1", sandbox_id), SandboxRow)
+
+
+async def locate(db: Executor, sandbox_id: str) -> Located | None:
+    record = await db.fetchrow(
+        """SELECT s.team_id, s.host_id, h.address, s.state, s.generation, s.access_token
+             FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id WHERE s.id = $1""",
+        sandbox_id,
+    )
+    return row(record, Located)
+
+
+async def page(
+    db: Executor,
+    team_id: str,
+    *,
+    states: Collection[State] | None,
+    metadata: Mapping[str, str],
+    before: tuple[datetime, str] | None,
+    limit: int,
+) -> list[SandboxRow]:
+    """Newest first. Without `states`: all that have not ended."""
+    # Two statements and not one with a condition: each can then use its own index.
+    if states is None:
+        records = await db.fetch(
+            """SELECT * FROM sandboxes
+                WHERE team_id = $1 AND state NOT IN ('failed', 'killed') AND metadata @> $2
+                  AND (created_at, id) < ($3, $4)
+                ORDER BY created_at DESC, id DESC LIMIT $5""",
+            team_id,
+            metadata,
+            *(before or _END),
+            limit,
+        )
+    else:
+        records = await db.fetch(
+            """SELECT * FROM sandboxes
+                WHERE team_id = $1 AND state = ANY($6) AND metadata @> $2 AND (created_at, id) < ($3, $4)
+                ORDER BY created_at DESC, id DESC LIMIT $5""",
+            team_id,
+            metadata,
+            *(before or _END),
+            limit,
+            [state.value for state in states],
+        )
+    return rows(records, SandboxRow)
+
+
+_END = (datetime.max.replace(tzinfo=UTC), "")
+
+
+async def begin(
+    db: Executor,
+    sandbox_id: str,
+    generation: int,
+    before: Collection[State],
+    after: State,
+    *,
+    reason: str | None = None,
+) -> SandboxRow | None:
+    """Compare-and-set into a state that somebody now works on. None: the sandbox is not as it was thought to be."""
+    record = await db.fetchrow(
+        """UPDATE sandboxes SET state = $4, reason = coalesce($6, reason), updated_at = now(),
+                  check_after = now() + make_interval(secs => $5)
+            WHERE id = $1 AND generation = $2 AND state = ANY($3) RETURNING *""",
+        sandbox_id,
+        generation,
+        [state.value for state in before],
+        after.value,
+        LEASE_SEC,
+        reason,
+    )
+    return row(record, SandboxRow)
+
+
+async def begin_resume(
+    db: Executor, sandbox_id: str, generation: int, timeout_sec: int | None, room: Room
+) -> SandboxRow | None:
+    """paused → resuming with the next generation, if its host is there and has room. None: not so."""
+    record = await db.fetchrow(
+        """WITH paused AS (
+               SELECT * FROM sandboxes WHERE id = $1 AND generation = $2 AND state = 'paused' FOR UPDATE),
+           host AS (
+               SELECT h.id FROM hosts h, paused p
+                WHERE h.id = p.host_id AND h.status = 'online'
+                  AND h.cpus_reserved + p.vcpus <= h.cpus * $4::float8
+                  AND h.memory_mb_reserved + p.memory_mb <= h.memory_mb * $5::float8
+                  FOR UPDATE OF h)
+           UPDATE sandboxes s
+              SET state = 'resuming', generation = s.generation + 1, timeout_sec = coalesce($3, s.timeout_sec),
+                  updated_at = now(), check_after = now() + make_interval(secs => $6)
+             FROM paused, host WHERE s.id = paused.id RETURNING s.*""",
+        sandbox_id,
+        generation,
+        timeout_sec,
+        room.cpus,
+        room.memory,
+        LEASE_SEC,
+    )
+    return row(record, SandboxRow)
+
+
+async def settle(
+    db: Executor,
+    sandbox_id: str,
+    generation: int,
+    before: Collection[State],
+    after: State,
+    *,
+    reason: str | None = None,
+    message: str | None = None,
+    console: str | None = None,
+    envd_version: str | None = None,
+    expires_at: datetime | None = None,
+    started: bool = False,
+) -> SandboxRow | None:
+    """Compare-and-set into a state that nobody works on. Reason, message, console and the time of its end are those
+    given, None included; `started` notes the time of a start. None: the sandbox is not as it was thought to be."""
+    record = await db.fetchrow(
+        """UPDATE sandboxes
+              SET state = $4, reason = $5, message = $6, console = $7, envd_version = coalesce($8, envd_version),
+                  expires_at = $9, updated_at = now(), check_after = NULL,
+                  started_at = CASE WHEN $10 THEN now() ELSE started_at END,
+                  last_active_at = CASE WHEN $10 THEN now() ELSE last_active_at END
+            WHERE id = $1 AND generation = $2 AND state = ANY($3) RETURNING *""",
+        sandbox_id,
+        generation,
+        [state.value for state in before],
+        after.value,
+        reason,
+        message,
+        console,
+        envd_version,
+        expires_at,
+        started,
+    )
+    return row(record, SandboxRow)
+
+
+async def set_timeout(
+    db: Executor, sandbox_id: str, generation: int, timeout_sec: int, expires_at: datetime | None
+) -> SandboxRow | None:
+    record = await db.fetchrow(
+        """UPDATE sandboxes SET timeout_sec = $3, expires_at = $4, updated_at = now()
+            WHERE id = $1 AND generation = $2 AND state IN ('running', 'paused') RETURNING *""",
+        sandbox_id,
+        generation,
+        timeout_sec,
+        expires_at,
+    )
+    return row(record, SandboxRow)
+
+
+async def known_to(db: Executor, host_id: str, reported: Sequence[str]) -> list[SandboxRow]:
+    """What should be on a host, and whatever it reports that we have on record."""
+    records = await db.fetch(
+        """SELECT * FROM sandboxes
+            WHERE (host_id = $1 AND state NOT IN ('failed', 'killed')) OR id = ANY($2)""",
+        host_id,
+        list(reported),
+    )
+    return rows(records, SandboxRow)
+
+
+async def alive_on(db: Executor, host_id: str) -> list[SandboxRow]:
+    records = await db.fetch(
+        "SELECT * FROM sandboxes WHERE host_id = $1 AND state NOT IN ('failed', 'killed') ORDER BY id",
+        host_id,
+    )
+    return rows(records, SandboxRow)
+
+
+async def lose(db: Executor) -> None:
+    """What is on unreachable hosts is lost until they are back. What is being killed stays so."""
+    await db.execute(
+        """UPDATE sandboxes SET state = 'lost', reason = 'host_lost', updated_at = now(), check_after = NULL
+            WHERE id IN (SELECT s.id FROM sandboxes s JOIN hosts h ON h.id = s.host_id
+                          WHERE h.status = 'unreachable'
+                            AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming')
+                          ORDER BY s.id FOR UPDATE OF s)"""
+    )
+
+
+async def forget(db: Executor, host_id: str) -> None:
+    """The host's record will be deleted: nothing can be done for what was on it."""
+    await db.execute(
+        """UPDATE sandboxes SET state = CASE WHEN state = 'killing' THEN 'killed' ELSE 'failed' END,
+                  reason = CASE WHEN state = 'killing' THEN reason ELSE 'host_lost' END,
+                  message = 'its host was removed', updated_at = now(), check_after = NULL
+            WHERE id IN (SELECT id FROM sandboxes WHERE host_id = $1 AND state NOT IN ('failed', 'killed')
+                          ORDER BY id FOR UPDATE)""",
+        host_id,
+    )
+
+
+async def look_into(db: Executor, ids: Sequence[str]) -> None:
+    """The reconciler shall ask the hosts about these, unless somebody works on them anyway."""
+    await db.execute(
+        """UPDATE sandboxes SET check_after = now()
+            WHERE id IN (SELECT id FROM sandboxes WHERE id = ANY($1) AND check_after IS NULL
+                          ORDER BY id FOR UPDATE SKIP LOCKED)""",
+        list(ids),
+    )
+
+
+async def claim(db: Executor, limit: int) -> list[SandboxRow]:
+    """Takes over rows whose worker has died or that shall be looked into, with a new lease."""
+    records = await db.fetch(
+        """UPDATE sandboxes SET check_after = now() + make_interval(secs => $2)
+            WHERE id IN (SELECT id FROM sandboxes WHERE check_after <= now()
+                          ORDER BY check_after LIMIT $1 FOR UPDATE SKIP LOCKED)
+        RETURNING *""",
+        limit,
+        LEASE_SEC,
+    )
+    return rows(records, SandboxRow)
+
+
+async def extend(db: Executor, ids: Sequence[str]) -> None:
+    """Whoever works on these is still at it."""
+    await db.execute(
+        """UPDATE sandboxes SET check_after = now() + make_interval(secs => $2)
+            WHERE id IN (SELECT id FROM sandboxes WHERE id = ANY($1) AND check_after IS NOT NULL
+                          ORDER BY id FOR UPDATE SKIP LOCKED)""",
+        list(ids),
+        LEASE_SEC,
+    )
+
+
+async def release(db: Executor, sandbox_id: str, generation: int, delay_sec: float | None) -> None:
+    """Gives a claimed row back: to be looked into again after `delay_sec`, or (None) not at all."""
+    await db.execute(
+        """UPDATE sandboxes SET check_after = now() + make_interval(secs => $3)
+            WHERE id = $1 AND generation = $2 AND check_after IS NOT NULL""",
+        sandbox_id,
+        generation,
+        delay_sec,
+    )
+
+
+async def next_check(db: Executor) -> float | None:
+    """Seconds until the first row must be looked into; None: there is none."""
+    value = await db.fetchval("SELECT extract(epoch FROM min(check_after) - now())::float8 FROM sandboxes")
+    return None if value is None else float(value)
