@@ -44,7 +44,7 @@ func (g *Guest) become(who identity) error {
 		}
 	}
 	if who.machineID != "" {
-		if err := overwrite(filepath.Join(g.root, "etc/machine-id"), who.machineID+"\n", 0o444); err != nil {
+		if err := overwrite(filepath.Join(g.root, "etc/machine-id"), who.machineID+"\n", 0o644); err != nil {
 			return fmt.Errorf("machine-id: %w", err)
 		}
 	}
@@ -99,7 +99,7 @@ func (g *Guest) renewBootID() error {
 	_, err := os.Stat(source)
 	bound := err == nil
 	// In place: once bound, the file's inode is what readers see.
-	if err := overwrite(source, id, 0o444); err != nil {
+	if err := overwrite(source, id, 0o644); err != nil {
 		return err
 	}
 	if bound {
