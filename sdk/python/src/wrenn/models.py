@@ -75,6 +75,8 @@ class CommandResult:
     pid: int
     status: str = ""
     """E.g. `exit status 1`, `signal: killed`."""
+    error: str | None = None
+    """Why it ended so, where the sandbox knows more: `oom_killed: …` when its memory had run out."""
     truncated: bool = False
     """There was more output than `max_output`: what is here is its end."""
 

@@ -182,7 +182,7 @@ def main() -> None:
         report = Report(pipe.write)
         try:
             asyncio.run(_until_signal(settings, report))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the person who waits for us must hear of it
+        except Exception as error:  # whatever it is, the person who waits for us must hear of it
             log.error("could not go on", action="up_failed", exc_info=error)
             report.error(str(error) or type(error).__name__)
             sys.exit(1)
