@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import os
 import pwd
-import shlex
 import shutil
 import signal
 import tempfile
@@ -173,24 +172,44 @@ async def _start(cluster: _Cluster) -> None:
     async with _locked(cluster.directory):
         if not (cluster.data / "PG_VERSION").exists():
             await _create(cluster)
-        if (held := _running(cluster.data)) is not None:
+        held = _running(cluster.data) or _spawn(cluster)
+        ended = asyncio.ensure_future(held.wait())
+        answered = asyncio.ensure_future(_answer(cluster))
+        try:
+            await asyncio.wait([ended, answered], timeout=_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done() or answered.exception():
+                raise CannotRun(f"PostgreSQL does not start: {_tail(cluster.directory / 'log')}")
+        finally:
+            for task in (ended, answered):
+                task.cancel()
+            await asyncio.wait([ended, answered])
             held.close()
-        options = ["-k", os.fspath(cluster.socket), "-p", str(PORT)]
-        for name, value in _SETTINGS.items():
-            options += ["-c", f"{name}={value}"]
-        argv = [
-            os.fspath(cluster.programs / "pg_ctl"), "start", "--silent", "--wait", "--timeout", str(int(_START_TIMEOUT)),
-            "--pgdata", os.fspath(cluster.data), "--log", os.fspath(cluster.directory / "log"),
-            "--options", shlex.join(options),  # pg_ctl gives it to a shell
-        ]  # fmt: skip
-        if held is None:
-            try:
-                await process.run(cluster.as_server(argv), cwd=Path("/"), timeout=_START_TIMEOUT + 10)
-            except (process.CommandFailed, TimeoutError) as error:
-                raise CannotRun(
-                    f"PostgreSQL does not start: {_tail(cluster.directory / 'log') or error}"
-                ) from error
-        await _answers(cluster)
+
+
+def _spawn(cluster: _Cluster) -> process.Process:
+    argv = [
+        os.fspath(cluster.programs / "postgres"), "-D", os.fspath(cluster.data),
+        "-k", os.fspath(cluster.socket), "-p", str(PORT),
+    ]  # fmt: skip
+    for name, value in _SETTINGS.items():
+        argv += ["-c", f"{name}={value}"]
+    log = os.open(cluster.directory / "log", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        return process.spawn(cluster.as_server(argv), fds={1: log, 2: log})
+    finally:
+        os.close(log)
+
+
+async def _answer(cluster: _Cluster) -> None:
+    """Returns when a connection succeeds. A server that starts has no event for that."""
+    while True:
+        try:
+            connection = await asyncpg.connect(cluster.url, timeout=10)
+        except (asyncpg.CannotConnectNowError, FileNotFoundError, ConnectionError, TimeoutError):
+            await asyncio.sleep(0.02)
+        else:
+            await connection.close()
+            return
 
 
 async def _create(cluster: _Cluster) -> None:
@@ -211,10 +230,19 @@ async def _create(cluster: _Cluster) -> None:
         if cluster.uid is not None:
             await asyncio.to_thread(_give, fresh, cluster.uid)
         fresh.rename(cluster.data)
+        _sync(cluster.data.parent)
     except process.CommandFailed as error:
         raise CannotRun(f"the database cannot be created: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _give(tree: Path, uid: int) -> None:
@@ -222,22 +250,6 @@ def _give(tree: Path, uid: int) -> None:
         for name in (*directories, *files):
             os.lchown(os.path.join(parent, name), uid, uid)
     os.chown(tree, uid, uid)
-
-
-async def _answers(cluster: _Cluster) -> None:
-    """A server that was found may still be starting: it says so to whoever connects."""
-    try:
-        async with asyncio.timeout(_START_TIMEOUT):
-            while True:
-                try:
-                    connection = await asyncpg.connect(cluster.url, timeout=10)
-                except asyncpg.CannotConnectNowError:
-                    await asyncio.sleep(0.05)  # the server has no event to wait for
-                else:
-                    await connection.close()
-                    return
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        raise CannotRun(f"PostgreSQL does not answer: {_tail(cluster.directory / 'log') or error}") from error
 
 
 async def _keep(cluster: _Cluster) -> None:

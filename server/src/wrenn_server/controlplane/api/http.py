@@ -1,7 +1,7 @@
 """What all requests have in common: an id, strict bodies, and problems instead of tracebacks."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -111,7 +111,6 @@ def _with_status(response: Response[bytes], error: HTTPException) -> Response[by
 
 
 def _validation_message(error: ValidationException) -> str:
-    extra: Any = error.extra
-    items: list[dict[str, Any]] = extra if isinstance(extra, list) else []
+    items = cast("list[dict[str, Any]]", error.extra) if isinstance(error.extra, list) else []
     found = [f"{item.get('key', '?')}: {item.get('message', '')}" for item in items]
     return "; ".join(found)[:1000] or str(error.detail)
