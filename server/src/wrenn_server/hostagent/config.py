@@ -89,10 +89,11 @@ class Config:
 
     @property
     def paths(self) -> Paths:
+        # Links are followed here: what VMs are given is opened without following any.
         return Paths.under(
             self.data_dir,
-            kernel=self.kernel,
-            initrd=self.initrd,
+            kernel=self.kernel.resolve(),
+            initrd=self.initrd.resolve(),
             images=self.images,
             sandboxes=self.sandboxes,
         )

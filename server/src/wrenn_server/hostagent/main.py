@@ -69,6 +69,9 @@ async def serve(settings: Config, token: str | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    for file, name in ((settings.kernel, "AGENT_KERNEL_PATH"), (settings.initrd, "AGENT_INITRD_PATH")):
+        if not file.is_file():
+            raise FileNotFoundError(f"{name}: there is no {file}; `wrenn up` builds it, or put one there")
     chosen = await drivers.choose(settings)
     if not chosen.accelerated:
         log.warning(

@@ -49,8 +49,12 @@ class Files:
         await unbroken(self.overlays.clone(saved.overlay, target, owner=owner))
         return target
 
-    def drop_overlay(self, id: str) -> None:
-        self.paths.overlay(id).unlink(missing_ok=True)
+    def clear(self, id: str) -> None:
+        """Removes what a VM that is no more has left, whoever ended it. Its disk was only a copy of a snapshot's.
+
+        :raises OSError:"""
+        files.remove(self.paths.overlay(id))
+        files.remove(self.paths.place(id))
 
     async def remove(self, id: str, *, keep_journal: bool) -> None:
         """Everything of a sandbox, its journal last or not at all. Idempotent.

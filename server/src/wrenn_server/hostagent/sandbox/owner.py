@@ -194,7 +194,7 @@ class Owner:
                 files.snapshots.undo_saving(entry.id, entry.generation)
                 return Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
             case Recovery.REST:
-                files.drop_overlay(entry.id)
+                files.clear(entry.id)
                 if entry.state is State.PAUSING:
                     entry = replace(entry, snapshot=entry.generation, expires_at=None)
                 await self._note(replace(entry, state=State.PAUSED, slot=None, vm=None))
@@ -455,7 +455,7 @@ class Owner:
         """A start or resume did not succeed, and its VM is gone."""
         command = call.command if call else Command.START
         if before.state is State.PAUSED:
-            self._host.files.drop_overlay(before.id)
+            self._host.files.clear(before.id)
             await self._note(before)
         elif isinstance(error, WrennError):
             # Nothing has begun, and the caller may try it here or elsewhere: no trace stays.

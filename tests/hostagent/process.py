@@ -1,0 +1,147 @@
+"""A real agent in a process of its own, and guests reached through its tunnels."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hostagent.calls import Signer
+
+from wrenn_server.hostagent import credentials
+from wrenn_server.hostagent.storage.paths import Paths
+from wrenn_server.linux import notify
+from wrenn_server.linux.cgroup import Cgroups
+from wrenn_server.wire import agent as wire
+from wrenn_server.wire import envd, http1, stream
+
+NETWORK, UID_BASE = "10.211.0.0/20", 57_000
+"""Apart from those of an install on the same machine."""
+
+
+class AgentProcess:
+    """One data directory, and the agent that serves it now."""
+
+    def __init__(self, data: Path, images: Path) -> None:
+        self.paths = Paths.under(data)
+        self.signer = Signer()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = data / "agent.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        for name in ("kernels/vmlinux", "kernels/initrd", "kernels/tiny.elf", "images/minimal.ext4"):
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / name).symlink_to(images / name) if "images/" not in name else os.link(
+                images / name, data / name
+            )
+        credentials.save(data / "host-token", self.signer.credentials())
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        return [("Authorization", f"Bearer {self.signer.token()}")]
+
+    async def start(self) -> None:
+        run = self.paths.run
+        run.mkdir(exist_ok=True)
+        async with notify.listener(run / "test.notify") as listener:
+            environment = {
+                **os.environ,
+                "WRENN_DATA_DIR": str(self.paths.data),
+                "AGENT_LISTEN_ADDR": self.address,
+                "AGENT_VMM": "qemu",
+                "AGENT_NETWORK": NETWORK,
+                "AGENT_UID_BASE": str(UID_BASE),
+                "AGENT_SLOTS": "40",
+                "NOTIFY_SOCKET": str(listener.path),
+            }
+            with self.log.open("ab") as log:
+                argv = [sys.executable, "-m", "wrenn_server.hostagent.main"]
+                self.process = subprocess.Popen(  # noqa: ASYNC220 - it is to outlive this loop
+                    argv, env=environment, stdout=log, stderr=log, cwd=self.paths.data
+                )
+            async with asyncio.timeout(30):
+                await listener.wait_ready()
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = await asyncio.to_thread(self.process.wait, 40)
+        self.process = None
+        return code
+
+    async def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        host, _, port = self.address.rpartition(":")
+        connected = await stream.connect_tcp(host, int(port))
+        async with http1.Connection(connected, timeouts=http1.Timeouts(head=120)) as connection:
+            data = b"" if body is None else msgspec.json.encode(body)
+            response = await connection.request(method, path, headers=self.headers, body=data)
+            answer = await response.read(limit=1 << 20)
+        return response.status, json.loads(answer) if answer else None
+
+    async def ok(self, method: str, path: str, body: object = None) -> Any:
+        status, answer = await self.call(method, path, body)
+        assert status in (200, 204), answer
+        return answer
+
+    async def run(self, id: str, token: str, script: str) -> str:
+        """What a shell script prints, by envd through a tunnel."""
+        tunnel = await http1.connect_tunnel(self.address, f"{id}:{envd.PORT}", headers=self.headers)
+        async with http1.Connection(tunnel, timeouts=http1.Timeouts(head=30, idle=30)) as connection:
+            process = envd.ProcessConfig(cmd="/bin/sh", args=["-c", script])
+            headers = [("Content-Type", "application/connect+json"), ("X-Access-Token", token)]
+            body = envd.envelope(envd.StartRequest(process=process))
+            response = await connection.request("POST", "/process.Process/Start", headers=headers, body=body)
+            data = await response.read(limit=1 << 20)
+        assert response.status == 200, data
+        output = b""
+        for _, payload in envd.Envelopes().feed(data):
+            event = msgspec.json.decode(payload, type=envd.ProcessResponse).event
+            if event.data is not None:
+                output += (event.data.stdout or b"") + (event.data.stderr or b"")
+        return output.decode()
+
+    def remains(self) -> list[str]:
+        """Objects of this data directory on the host."""
+        tag = self.paths.tag
+        places = [Path("/run/netns"), Path("/sys/class/net")]
+        found = [path.name for place in places for path in place.iterdir() if tag in path.name]
+        found += Cgroups.detect().children(f"wrenn-{tag}")
+        for directory in (self.paths.sandboxes, self.paths.snapshots):
+            found += [str(path) for path in directory.iterdir()]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def serving(agent: AgentProcess) -> AsyncGenerator[AgentProcess]:
+    """Runs an agent; kills all of its sandboxes at the end."""
+    await agent.start()
+    try:
+        yield agent
+    finally:
+        if agent.process is None:
+            await agent.start()
+        for sandbox in (await agent.ok("GET", "/v1/sandboxes"))["sandboxes"]:
+            await agent.ok("DELETE", f"/v1/sandboxes/{sandbox['id']}?generation={sandbox['generation']}")
+        await agent.end()
+
+
+def start(token: str = "token1", **changes: Any) -> wire.Start:  # noqa: S107 - a test's
+    fields: dict[str, Any] = {
+        "generation": 1,
+        "template": "minimal",
+        "template_id": "tpl_" + "a" * 20,
+        "team_id": "team_" + "a" * 20,
+        "vcpus": 1,
+        "memory_mb": 256,
+        "disk_mb": 1024,
+        "access_token": token,
+    }
+    return wire.Start(**(fields | changes))
