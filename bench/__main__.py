@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,9 @@ from bench import report
 from bench.floor import Template, Vm, pss, slot
 from bench.report import Figure
 from wrenn import AsyncClient, AsyncSandbox
+from wrenn_server.hostagent.storage import sealed
+from wrenn_server.hostagent.storage import templates as storage
+from wrenn_server.model.sandbox import Shape
 from wrenn_server.up import demo, down, start
 from wrenn_server.up.settings import Settings
 
@@ -126,17 +128,15 @@ def vm_process(sandbox_id: str) -> int:
 
 def find_template(data_dir: Path) -> Template:
     """The default shape's memory snapshot as the agent made it."""
-    for directory in sorted((data_dir / "templates").iterdir()):
-        manifest = directory / "vmm.json"
-        if manifest.exists() and json.loads(manifest.read_text())["format"] == "template":
-            return Template(
-                root_image=data_dir / "images/minimal.ext4",
-                directory=directory,
-                overlay=next(directory.glob("overlay*")),
-                vcpus=1,
-                memory_mb=512,
-            )
-    raise RuntimeError(f"no template snapshot in {data_dir / 'templates'}")
+    shape = f"minimal-{Shape.VCPUS_DEFAULT}-{Shape.MEMORY_DEFAULT}-{Shape.DISK_DEFAULT}-*"
+    directory = next((data_dir / "templates").glob(shape))
+    return Template(
+        root_image=data_dir / "images/minimal.ext4",
+        directory=directory / sealed.MEMORY,
+        overlay=directory / storage.OVERLAY,
+        vcpus=Shape.VCPUS_DEFAULT,
+        memory_mb=Shape.MEMORY_DEFAULT,
+    )
 
 
 async def measure(console: Console, rounds: int) -> list[Figure]:
