@@ -14,7 +14,7 @@ from bench.floor import Template, Vm, pss, slot
 from bench.report import Figure
 from wrenn import AsyncClient, AsyncSandbox
 from wrenn_server.hostagent.storage import sealed
-from wrenn_server.hostagent.storage import templates as storage
+from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.model.sandbox import Shape
 from wrenn_server.up import demo, down, start
 from wrenn_server.up.settings import Settings
@@ -133,7 +133,7 @@ def find_template(data_dir: Path) -> Template:
     return Template(
         root_image=data_dir / "images/minimal.ext4",
         directory=directory / sealed.MEMORY,
-        overlay=directory / storage.OVERLAY,
+        overlay=directory / OVERLAY,
         vcpus=Shape.VCPUS_DEFAULT,
         memory_mb=Shape.MEMORY_DEFAULT,
     )

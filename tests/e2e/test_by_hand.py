@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def builds() -> Path:
 @contextmanager
 def program(
     argv: list[str], *, environ: dict[str, str], cwd: Path, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes], None, None]:
     """One of ours in the foreground of a shell that is not there."""
     with log.open("ab") as output:
         process = subprocess.Popen(argv, env=environ, cwd=cwd, stdout=output, stderr=output)
@@ -136,7 +136,7 @@ def new_host(cp: ControlPlane) -> tuple[str, str]:
 @contextmanager
 def agent(
     cp: ControlPlane, builds: Path, data: Path, directory: Path, number: int, port: int, *words: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes], None, None]:
     environ = {
         **cp.environ,
         "AGENT_CP_URL": cp.url,

@@ -13,7 +13,7 @@ from wrenn_server.model.ids import new_sandbox_id
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
-COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done) >/dev/null 2>&1 & echo"
+COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 0.05; done) >/dev/null 2>&1 & echo"
 """Runs on in the background, as long as its memory does."""
 
 
@@ -31,7 +31,9 @@ async def agent(installation: AgentProcess) -> AsyncGenerator[AgentProcess]:
 
 
 async def count(agent: AgentProcess, id: str, token: str) -> int:
-    return int(await agent.run(id, token, "cat /tmp/count"))
+    return int(
+        await agent.run(id, token, "until [ -s /tmp/count ]; do sleep 0.05; done; tail -n 1 /tmp/count")
+    )
 
 
 async def left(agent: AgentProcess, path: str, *states: str) -> dict[str, Any]:

@@ -157,9 +157,7 @@ class Passage:
         self.upstream = stream
         before = stream.received
         try:
-            stream.write(data)
-            if not self.request.done:
-                self._send_body(stream)
+            self._send(stream, data)
             return await self._response(stream)
         except (ConnectionError, BadHead) as error:
             await self._end_upload()
@@ -204,17 +202,25 @@ class Passage:
         keep = not wants_close(self.head) and (chunked or not open_ended)
         if not self.request.done and "expect" in self.head.fields:
             keep = False  # nobody asked for the body, and the client may or may not send it now
-        self.status = response.status
-        client.write(heads.delivered(shown, chunked=chunked, close=not keep))
         body = Body(stream, framing)
         try:
+            piece = body.take()
+        except BadBody as error:
+            raise Broken(target.broken or answers.upstream_broke_off()) from error
+        # What is here already leaves with the head: one system call and one packet for a small response.
+        self.status = response.status
+        self.sent = len(piece)
+        client.write(
+            heads.delivered(shown, chunked=chunked, close=not keep)
+            + _framed(piece, chunked=chunked, last=body.done)
+        )
+        try:
             while not body.done:
+                if not client.writable:
+                    await client.drain()
                 piece = body.take() or await body.read()
-                if piece:
-                    client.write(chunk(piece) if chunked else piece)
-                    self.sent += len(piece)
-                    if not client.writable:
-                        await client.drain()
+                self.sent += len(piece)
+                client.write(_framed(piece, chunked=chunked, last=body.done))
         except (ConnectionError, BadBody):
             # Chunked or with a length, the missing end speaks for itself, and what came before it is delivered.
             if open_ended and not chunked:
@@ -222,8 +228,6 @@ class Passage:
             else:
                 client.close()
             return False
-        if chunked:
-            client.write(LAST_CHUNK)
         self.whole = True
         self.keep = keep and self.request.done
         return framing.kind != "close" and not wants_close(response) and self.request.done
@@ -243,26 +247,34 @@ class Passage:
         finally:
             self.received, self.sent = client.received - received, upstream.received - sent
 
-    def _send_body(self, stream: Stream) -> None:
-        """What is here already goes out with the head; a task sends the rest."""
-        while piece := self.request.take():
-            stream.write(chunk(piece) if self.framing.kind == "chunked" else piece)
-        if self.request.done:
-            if self.framing.kind == "chunked":
-                stream.write(LAST_CHUNK)
+    def _send(self, stream: Stream, head: bytes) -> None:
+        """What is here of the body goes out with the head; a task sends the rest.
+
+        :raises BadBody:
+        """
+        body = self.request
+        if body.done:
+            stream.write(head)
+            return
+        chunked = self.framing.kind == "chunked"
+        data = [head]
+        while piece := body.take():
+            data.append(_framed(piece, chunked=chunked, last=False))
+        if body.done:
+            data.append(_framed(b"", chunked=chunked, last=True))
         else:
             self._upload = asyncio.create_task(self._send_rest(stream), name="edge upload")
+        stream.write(b"".join(data))
 
     async def _send_rest(self, stream: Stream) -> None:
         chunked = self.framing.kind == "chunked"
         try:
             await stream.drain()
-            while piece := await self.request.read():
-                stream.write(chunk(piece) if chunked else piece)
+            while not self.request.done:
+                piece = await self.request.read()
+                stream.write(_framed(piece, chunked=chunked, last=self.request.done))
                 if not stream.writable:
                     await stream.drain()
-            if chunked:
-                stream.write(LAST_CHUNK)
         except BadBody:
             self._bad_body = True
             stream.abort()
@@ -296,6 +308,14 @@ async def _dial(target: Upstream | Tunnel) -> Stream:
         except ConnectionRefusedError:
             await asyncio.sleep(delay)
     return await target.connect()
+
+
+def _framed(piece: bytes, *, chunked: bool, last: bool) -> bytes:
+    """:param last: the body ends with this piece, which may be empty"""
+    if not chunked:
+        return piece
+    data = chunk(piece) if piece else b""
+    return data + LAST_CHUNK if last else data
 
 
 def _upgrade(head: Head, framing: Framing) -> str | None:

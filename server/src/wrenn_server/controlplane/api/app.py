@@ -7,6 +7,7 @@ from litestar import Litestar, Request, Response, Router, get
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from wrenn_server.controlplane import schema
@@ -38,7 +39,12 @@ async def metrics() -> Response[bytes]:
     return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 
-def build(cp: ControlPlane | None = None) -> Litestar:
+def build(cp: ControlPlane) -> ASGIApp:
+    # Outside of Litestar, whose own middleware does not see paths and methods that it does not know.
+    return http.request_ids(litestar(cp))
+
+
+def litestar(cp: ControlPlane | None) -> Litestar:
     """:param cp: None only to describe the API"""
     return Litestar(
         [
@@ -77,7 +83,6 @@ def build(cp: ControlPlane | None = None) -> Litestar:
             ),
         ],
         dependencies={"cp": Provide(auth.provide_cp, sync_to_thread=False)},
-        middleware=[http.request_ids],
         exception_handlers={
             WrennError: http.on_wrenn_error,
             HTTPException: http.on_http_exception,

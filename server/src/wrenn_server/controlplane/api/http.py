@@ -43,7 +43,7 @@ class StrictRequest(Request[Any, Any, Any]):
 
 
 def request_ids(app: ASGIApp) -> ASGIApp:
-    """Middleware: gives every request an id, in `X-Request-Id`, in problems and in log lines."""
+    """Gives every request an id, in `X-Request-Id`, in problems and in log lines."""
 
     async def identified(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -52,6 +52,7 @@ def request_ids(app: ASGIApp) -> ASGIApp:
         # The edge before us gives every request an id, and lets no client choose it.
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        scope.setdefault("state", {})  # pyright: ignore[reportUnknownMemberType] - a TypedDict of Litestar's
         scope["state"][_STATE] = request_id
         header = (b"x-request-id", request_id.encode())
 
