@@ -232,7 +232,8 @@ def test_forks_are_independent(client: Client) -> None:
             found = {info.id for info in Sandbox.list(metadata={"of": "fork"}, client=client)}
             assert found == {fork.id for fork in forks}
             secrets = {
-                one.commands.run("head -c16 /dev/urandom | xxd -p").stdout for one in (sandbox, *forks)
+                one.commands.run("head -c16 /dev/urandom | od -An -tx1", check=True).stdout
+                for one in (sandbox, *forks)
             }
             assert len(secrets) == 3
         finally:
