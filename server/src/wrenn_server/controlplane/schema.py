@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wrenn_server.model.sandbox import Reason, Shape, State
 
+Time = Annotated[datetime, Meta(tz=True)]
 TemplateName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
 Vcpus = Annotated[int, Meta(ge=Shape.VCPUS_MIN, le=Shape.VCPUS_MAX)]
 MemoryMb = Annotated[int, Meta(ge=Shape.MEMORY_MIN, le=Shape.MEMORY_MAX)]
@@ -29,7 +30,7 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class Request(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A request's body."""
+    pass
 
 
 # Sandboxes
@@ -69,17 +70,18 @@ class Sandbox(Struct, kw_only=True):
     disk_mb: int
     timeout_sec: int
     on_timeout: Literal["kill", "pause"]
-    created_at: datetime
-    started_at: datetime | UnsetType = UNSET
-    last_active_at: datetime | UnsetType = UNSET
-    last_updated: datetime
-    expires_at: datetime | UnsetType = UNSET
+    created_at: Time
+    started_at: Time | UnsetType = UNSET
+    last_active_at: Time | UnsetType = UNSET
+    last_updated: Time
+    expires_at: Time | UnsetType = UNSET
     metadata: dict[str, str]
     generation: int
     host_id: str | UnsetType = UNSET
     envd_version: str | UnsetType = UNSET
-    envd_access_token: str | UnsetType = UNSET
-    """Only when one sandbox is asked for."""
+    envd_access_token: Annotated[
+        str | UnsetType, Meta(description="In the answers of create, get, resume and fork")
+    ] = UNSET
     reason: Reason | UnsetType = UNSET
     message: str | UnsetType = UNSET
     console: str | UnsetType = UNSET
@@ -90,7 +92,7 @@ class ForkError(Struct):
     message: str
 
 
-class ForkResult(Struct, kw_only=True):
+class Forked(Struct, kw_only=True):
     """Either of the two."""
 
     sandbox: Sandbox | UnsetType = UNSET
@@ -194,18 +196,16 @@ class ApiKey(Struct, kw_only=True):
     name: str
     key_prefix: str
     created_by: str | UnsetType = UNSET
-    created_at: datetime
-    last_used_at: datetime | UnsetType = UNSET
-    key: str | UnsetType = UNSET
-    """Only in the answer that makes it."""
+    created_at: Time
+    last_used_at: Time | UnsetType = UNSET
+    key: Annotated[str | UnsetType, Meta(description="In the answer that makes it, and never again")] = UNSET
 
 
 class Template(Struct, kw_only=True):
     id: str
     name: str
-    platform: bool
-    """There for every team."""
-    created_at: datetime
+    platform: Annotated[bool, Meta(description="There for every team")]
+    created_at: Time
 
 
 # Hosts
@@ -233,10 +233,10 @@ class Host(Struct, kw_only=True):
     cpus_reserved: int
     memory_mb_reserved: int
     disk_mb_reserved: int
-    last_heartbeat_at: datetime | UnsetType = UNSET
+    last_heartbeat_at: Time | UnsetType = UNSET
     created_by: str | UnsetType = UNSET
-    created_at: datetime
-    updated_at: datetime
+    created_at: Time
+    updated_at: Time
 
 
 class HostCreated(Struct, kw_only=True):

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
+from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.config import VERSION
+from wrenn_server.wire import agent
 
 CONFIG = OpenAPIConfig(
     title="Wrenn Sandbox",
@@ -61,7 +64,10 @@ _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "
 def describe(app: Litestar) -> dict[str, Any]:
     """OpenAPI 3.1. What Litestar cannot know from types is added here."""
     document: dict[str, Any] = app.openapi_schema.to_schema()
-    document["components"].setdefault("schemas", {})["Problem"] = _PROBLEM
+    document["components"]["schemas"] = {
+        **_components(set(document["components"]["schemas"])),
+        "Problem": _PROBLEM,
+    }
     problem = {"$ref": "#/components/schemas/Problem"}
     for path in document["paths"].values():
         for operation in path.values():
@@ -85,6 +91,17 @@ def describe(app: Litestar) -> dict[str, Any]:
         }
     }
     return document
+
+
+def _components(names: set[str]) -> dict[str, Any]:
+    """By msgspec itself, which also does the checking: nothing that it refuses is missing here."""
+    types = [
+        value
+        for module in (schema, agent)
+        for name, value in vars(module).items()
+        if name in names and value.__module__ == module.__name__
+    ]
+    return msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1]
 
 
 def as_text(document: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ async def resume(
 @post("/v1/sandboxes/{sandbox_id:str}/fork", operation_id="forkSandbox", tags=["sandboxes"])
 async def fork(
     cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxFork | None = None
-) -> list[schema.ForkResult]:
+) -> list[schema.Forked]:
     """Copies of a running sandbox, memory and disk; it keeps running. Each copy succeeds or fails by itself."""
     wanted = data or schema.SandboxFork()
     results = await sandboxes.fork(

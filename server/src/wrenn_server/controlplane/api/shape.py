@@ -52,8 +52,8 @@ def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
     )
 
 
-def fork_result(forked: Forked) -> schema.ForkResult:
-    return schema.ForkResult(
+def fork_result(forked: Forked) -> schema.Forked:
+    return schema.Forked(
         sandbox=sandbox(forked.sandbox, secrets=True) if forked.sandbox else UNSET,
         error=schema.ForkError(forked.error.code, forked.error.message) if forked.error else UNSET,
     )
