@@ -7,9 +7,8 @@ Only a kill does not wait its turn: it breaks off what is going on and is then n
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -20,10 +19,27 @@ from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
 from wrenn_server.hostagent.sandbox.journal import Entry, unbroken
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
+from wrenn_server.hostagent.sandbox.messages import (
+    Begin,
+    Call,
+    End,
+    Ended,
+    Expired,
+    Interrupted,
+    Killed,
+    Lease,
+    Leave,
+    Message,
+    Paused,
+    failure,
+    killed_meanwhile,
+    nobody,
+)
 from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
+from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.hostagent.storage.sealed import saved_in
-from wrenn_server.hostagent.vmm.base import Vm, VmExit, VmmError
-from wrenn_server.model.errors import Conflict, Internal, Unavailable, WrennError
+from wrenn_server.hostagent.vmm.base import Vm, VmmError
+from wrenn_server.model.errors import Internal, Unavailable, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire.agent import SandboxReport
 
@@ -33,96 +49,10 @@ PAUSE_RETRY = 30.0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """How long a sandbox may live, and what comes then."""
-
-    ttl: float | None
-    """Seconds from the moment it runs; None: for ever."""
-    on_timeout: str
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """How the next VM of a sandbox comes to be."""
-
-    entry: Entry
-    """What will be true when it runs, but for what only its VM tells."""
-    lease: Lease | None
-    """None: `entry` has it, the sandbox ran before."""
-    open: Callable[[], AbstractAsyncContextManager[Box]]
-
-
-@dataclass(slots=True)
-class Call:
-    """A command on its way through the inbox."""
-
-    command: Command
-    generation: int
-    begin: Callable[[Entry], Begin] | None = None
-    """Start, Resume."""
-    lease: Lease | None = None
-    """Timeout."""
-    into: Path | None = None
-    """Fork: an empty directory for the checkpoint."""
-    answer: asyncio.Future[SandboxReport] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-    def done(self, report: SandboxReport) -> None:
-        if not self.answer.done():
-            self.answer.set_result(report)
-
-    def refuse(self, error: WrennError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # seen, even when the asker has gone
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The VM process is no more."""
-
-    vm: Vm
-    exit: VmExit
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """The time to live that ended at `at` is over."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """The agent stops; the VM runs on."""
-
-
-class Interrupted(Exception):
-    """A kill broke off what was going on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """How a time with a VM ended: its memory is saved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Killed:
-    by: Call | None
-    """None: its time was over."""
-
-
-Message = Call | Ended | Expired | Leave
-End = Paused | Killed | Ended | Leave
-
-
 class Owner:
     """One sandbox. `run` is its task; the rest may be called by anybody."""
 
     def __init__(self, host: Host, entry: Entry) -> None:
-        self.entry = entry
         self.box: Box | None = None
         """While it runs, for connections into it."""
         self.kept: Slot | None = None
@@ -139,6 +69,11 @@ class Owner:
         self.gone = False
         """Nothing is left of it on this host."""
         self._log = log.bind(sandbox_id=entry.id)
+        self._record = Record(host, entry, self._log)
+
+    @property
+    def entry(self) -> Entry:
+        return self._record.entry
 
     async def ask(self, call: Call) -> SandboxReport:
         """Has the command carried out, even when the asker is cancelled meanwhile.
@@ -158,7 +93,7 @@ class Owner:
         self._inbox.put_nowait(Leave())
 
     def report(self) -> SandboxReport:
-        return report(self.entry)
+        return self._record.report()
 
     async def run(self, begin: Begin | None = None, call: Call | None = None) -> None:
         """Until nothing is left of the sandbox, or the agent leaves.
@@ -195,15 +130,16 @@ class Owner:
                 return Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
             case Recovery.REST:
                 files.clear(entry.id)
-                if entry.state is State.PAUSING:
-                    entry = replace(entry, snapshot=entry.generation, expires_at=None)
-                await self._note(replace(entry, state=State.PAUSED, slot=None, vm=None))
+                pausing = entry.state is State.PAUSING
+                await self._record.note(self._record.paused(entry.generation if pausing else entry.snapshot))
             case Recovery.LOSE:
-                await self._fail(_lost_reason(entry.state), f"the agent died while it was {entry.state}", "")
+                starting = entry.state is State.STARTING
+                reason = Reason.START_FAILED if starting else Reason.VMM_CRASHED
+                await self._fail(reason, f"the agent died while it was {entry.state}", "")
             case Recovery.KILL:
-                await self._end(None if entry.reason is Reason.TIMEOUT else _nobody())
+                await self._end(None if entry.reason is Reason.TIMEOUT else nobody())
             case Recovery.KEEP:
-                pass
+                await files.remove(entry.id, keep_journal=True)
         return None
 
     # At rest: there is no VM.
@@ -233,7 +169,7 @@ class Owner:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with self._breakable():
-                    self._show(replace(before, state=begin.entry.state))
+                    self._record.show(replace(before, state=begin.entry.state))
                     box = await stack.enter_async_context(begin.open())
                     await self._runs(begin, box)
                 if call is not None:
@@ -260,7 +196,7 @@ class Owner:
             expires = None if lease.ttl is None else self._host.clock.now() + lease.ttl
             entry = replace(entry, expires_at=expires, on_timeout=lease.on_timeout)
         saved = self.entry.snapshot
-        await self._write(
+        await self._record.write(
             replace(
                 entry,
                 state=State.RUNNING,
@@ -313,7 +249,7 @@ class Owner:
         try:
             match call.command:
                 case Command.KILL:
-                    await self._doom(Reason.USER)
+                    await self._record.doom(Reason.USER)
                     return Killed(call)
                 case Command.PAUSE:
                     await self._pause(box)
@@ -327,10 +263,10 @@ class Owner:
         except WrennError as error:
             call.refuse(error)
         except Interrupted:
-            call.refuse(_killed_meanwhile())
+            call.refuse(killed_meanwhile())
         except (VmmError, OSError) as error:
             self._log.warning("a command failed", action=f"{call.command}_failed", error=str(error))
-            call.refuse(_failure(call.command, error))
+            call.refuse(failure(call.command, error))
         else:
             call.done(self.report())
         return end
@@ -338,7 +274,7 @@ class Owner:
     async def _expire(self, box: Box) -> End | None:
         self._log.info("time to live is over", action="expired", then=self.entry.on_timeout)
         if self.entry.on_timeout != "pause":
-            await self._doom(Reason.TIMEOUT)
+            await self._record.doom(Reason.TIMEOUT)
             return Killed(None)
         try:
             await self._pause(box)
@@ -362,30 +298,21 @@ class Owner:
 
         When it fails, the VM runs on and the journal says that."""
         running = self.entry
-        await self._write(replace(running, state=State.PAUSING))
+        await self._record.write(replace(running, state=State.PAUSING))
         saving = self._host.files.snapshots.saving(
             running.id, running.generation, memory_mb=running.memory_mb, image=Path(running.image or "")
         )
         try:
-            async with self._breakable():
-                await box.vm.pause()
-                async with saving as memory:
+            await box.vm.pause()
+            async with saving as memory:
+                async with self._breakable():
                     await box.vm.snapshot(memory)
         except BaseException:
             await self._continue(box)
-            await self._note(running)
+            await self._record.note(running)
             raise
         # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
-        await self._note(
-            replace(
-                running,
-                state=State.PAUSED,
-                snapshot=running.generation,
-                slot=None,
-                vm=None,
-                expires_at=None,
-            )
-        )
+        await self._record.note(self._record.paused(running.generation))
 
     async def _checkpoint(self, box: Box, into: Path) -> None:
         async with self._breakable():
@@ -406,49 +333,34 @@ class Owner:
 
     async def _prolong(self, lease: Lease) -> None:
         expires = None if lease.ttl is None else self._host.clock.now() + lease.ttl
-        await self._write(replace(self.entry, expires_at=expires, on_timeout=lease.on_timeout))
+        await self._record.write(replace(self.entry, expires_at=expires, on_timeout=lease.on_timeout))
         self._set_timer(expires)
 
     # Ends.
 
-    async def _doom(self, reason: Reason) -> None:
-        """The intent to end it. A full disk must not keep anything alive."""
-        await self._note(replace(self.entry, state=State.KILLING, reason=reason))
-
     async def _end(self, by: Call | None) -> None:
         """The VM is gone; now the rest. Whoever killed it knows; the end of its time must be told until acknowledged."""
         if self.entry.state is not State.KILLING:
-            await self._doom(Reason.USER)
+            await self._record.doom(Reason.USER)
         try:
             await self._host.files.remove(self.entry.id, keep_journal=by is None)
         except OSError as error:
             self._log.error("files stay behind", action="remove_failed", error=str(error))
             if by is not None:
-                by.refuse(_failure(Command.KILL, error))
+                by.refuse(failure(Command.KILL, error))
             return  # still killing: the next kill, or the next agent, tries again
-        final = replace(self.entry, state=State.KILLED, slot=None, vm=None, snapshot=None, expires_at=None)
+        final = self._record.ended(State.KILLED)
         if by is None:
-            await self._note(final)
+            await self._record.note(final)
             return
-        self._show(final)
+        self._record.show(final)
         self.gone = self._over = True
         by.done(self.report())
 
     async def _fail(self, reason: Reason, message: str, console: str) -> None:
         self._log.warning("sandbox failed", action="failed", reason=reason, detail=message)
-        await self._note(
-            replace(
-                self.entry,
-                state=State.FAILED,
-                reason=reason,
-                message=message,
-                console=console or None,
-                slot=None,
-                vm=None,
-                snapshot=None,
-                expires_at=None,
-            )
-        )
+        failed = self._record.ended(State.FAILED)
+        await self._record.note(replace(failed, reason=reason, message=message, console=console or None))
         await self._host.files.remove(self.entry.id, keep_journal=True)
 
     async def _fall_back(self, before: Entry, error: Exception, call: Call | None) -> None:
@@ -456,7 +368,7 @@ class Owner:
         command = call.command if call else Command.START
         if before.state is State.PAUSED:
             self._host.files.clear(before.id)
-            await self._note(before)
+            await self._record.note(before)
         elif isinstance(error, WrennError):
             # Nothing has begun, and the caller may try it here or elsewhere: no trace stays.
             await self._host.files.remove(before.id, keep_journal=False)
@@ -470,11 +382,11 @@ class Owner:
                 case WrennError():
                     call.refuse(error)
                 case Interrupted():
-                    call.refuse(_killed_meanwhile())
+                    call.refuse(killed_meanwhile())
                 case Failed():
-                    call.refuse(_failure(command, error, error.console))
+                    call.refuse(failure(command, error, error.console))
                 case _:
-                    call.refuse(_failure(command, error))
+                    call.refuse(failure(command, error))
 
     # Tools.
 
@@ -499,25 +411,6 @@ class Owner:
             call.done(self.report())
         else:
             call.refuse(Unavailable("the sandbox has just ended, or its agent is stopping"))
-
-    def _show(self, entry: Entry) -> None:
-        self.entry = entry
-        self._host.changed(entry)
-
-    async def _write(self, entry: Entry) -> None:
-        """:raises OSError: it is not durable, and nothing has changed"""
-        await self._host.journal.write(entry)
-        self._show(entry)
-
-    async def _note(self, entry: Entry) -> None:
-        """As `_write`, of what is true already: a full disk does not make it untrue."""
-        try:
-            await self._host.journal.write(entry)
-        except OSError as error:
-            self._log.error(
-                "the journal is behind", action="journal_failed", state=entry.state, error=str(error)
-            )
-        self._show(entry)
 
     @asynccontextmanager
     async def _breakable(self) -> AsyncGenerator[None]:
@@ -565,40 +458,3 @@ class Owner:
     async def _ring(self, expires_at: float, not_before: float) -> None:
         await self._host.clock.sleep_until(max(expires_at, not_before))
         self._inbox.put_nowait(Expired(expires_at))
-
-
-def report(entry: Entry) -> SandboxReport:
-    return SandboxReport(
-        id=entry.id,
-        generation=entry.generation,
-        state=entry.state,
-        reason=entry.reason,
-        message=entry.message,
-        console=entry.console,
-        vcpus=entry.vcpus,
-        memory_mb=entry.memory_mb,
-        disk_mb=entry.disk_mb,
-        envd_version=entry.envd_version,
-        expires_at=entry.expires_at,
-    )
-
-
-def _nobody() -> Call:
-    """Stands for the killer that died with the agent."""
-    return Call(Command.KILL, 0)
-
-
-def _lost_reason(state: State) -> Reason:
-    return Reason.START_FAILED if state is State.STARTING else Reason.VMM_CRASHED
-
-
-def _killed_meanwhile() -> WrennError:
-    return Conflict("the sandbox was killed meanwhile", code="killed")
-
-
-def _failure(command: Command, error: Exception, console: str = "") -> WrennError:
-    last = console.strip().splitlines()[-1:]
-    hint = f"last line of the guest's console: {last[0]}" if last else None
-    failure = Internal(str(error), code=f"{command}_failed", hint=hint)
-    failure.__cause__ = error
-    return failure

@@ -16,7 +16,8 @@ from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
-from wrenn_server.hostagent.sandbox.owner import Begin, Call, Lease, Owner
+from wrenn_server.hostagent.sandbox.messages import Begin, Call, Lease
+from wrenn_server.hostagent.sandbox.owner import Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
 from wrenn_server.hostagent.storage.sealed import Saved, saved_in
