@@ -72,7 +72,7 @@ def test_ports_are_reached_by_host_name_and_control_routes_never(platform: Runni
         sandbox.commands.run("exec python3 -m http.server 8080", background=True, timeout=None)
         port = platform.base_url.rpartition(":")[2]
         status, body = curl(
-            "--retry", "20", "--retry-all-errors", f"http://8080-{sandbox.id}.localhost:{port}/"
+            "-f", "--retry", "20", "--retry-all-errors", f"http://8080-{sandbox.id}.localhost:{port}/"
         )
         assert (status, body) == (200, "from the sandbox")
         for path in ("/init", "//init", "/%69nit", "/x/../init"):

@@ -23,6 +23,14 @@ async def remove_all(data_dir: Path, tag: str) -> None:
         raise ExceptionGroup(f"removing what is left of {data_dir}", failures)
 
 
+async def remove_empty(tag: str) -> None:
+    """The parent of our cgroups, when no sandbox is in it any more."""
+    groups = Cgroups.detect()
+    parent = f"wrenn-{tag}"
+    if not groups.children(parent):
+        await groups.remove(parent)
+
+
 async def remove_cgroups(data_dir: Path, tag: str) -> None:
     groups = Cgroups.detect()
     parent = f"wrenn-{tag}"

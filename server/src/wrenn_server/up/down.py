@@ -23,6 +23,7 @@ async def stop(settings: Settings, *, kill: bool = False) -> bool:
         return False
     os.kill(pid, supervisor.PURGE if kill else signal.SIGTERM)
     await daemon.wait(pid)
+    await leftovers.remove_empty(settings.tag)
     return True
 
 
