@@ -111,7 +111,7 @@ def _from_running(row: SandboxRow, report: SandboxReport) -> Decision:
 def _from_paused(row: SandboxRow, report: SandboxReport) -> Decision:
     match row.state:
         case State.RUNNING:
-            return Settle(State.PAUSED, report.reason or Reason.TIMEOUT, report.message)
+            return Settle(State.PAUSED, report.reason, report.message)
         case State.PAUSING | State.RESUMING | State.LOST:
             return Settle(State.PAUSED, report.reason, report.message)
         case _:

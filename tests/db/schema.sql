@@ -1,0 +1,228 @@
+CREATE FUNCTION public.hosts_notify() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_notify('wrenn', 'host ' || NEW.id);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION public.sandbox_takes(state text, vcpus integer, memory_mb integer, disk_mb integer, OUT cpus integer, OUT memory integer, OUT disk integer, OUT count integer) RETURNS record
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT CASE WHEN state IN ('failed', 'killed', 'paused') THEN 0 ELSE vcpus END,
+           CASE WHEN state IN ('failed', 'killed', 'paused') THEN 0 ELSE memory_mb END,
+           CASE WHEN state IN ('failed', 'killed') THEN 0 WHEN state = 'paused' THEN disk_mb + memory_mb ELSE disk_mb END,
+           CASE WHEN state IN ('failed', 'killed') THEN 0 ELSE 1 END
+$$;
+CREATE FUNCTION public.sandboxes_notify() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_notify('wrenn', 'sandbox ' || NEW.id);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION public.sandboxes_reserve() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    before record;
+    after record;
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.host_id IS NOT NULL THEN
+        before := sandbox_takes(OLD.state, OLD.vcpus, OLD.memory_mb, OLD.disk_mb);
+    END IF;
+    IF TG_OP <> 'DELETE' AND NEW.host_id IS NOT NULL THEN
+        after := sandbox_takes(NEW.state, NEW.vcpus, NEW.memory_mb, NEW.disk_mb);
+    END IF;
+    IF TG_OP = 'UPDATE' AND OLD.host_id = NEW.host_id THEN
+        IF before IS DISTINCT FROM after THEN
+            UPDATE hosts SET cpus_reserved = cpus_reserved + after.cpus - before.cpus,
+                             memory_mb_reserved = memory_mb_reserved + after.memory - before.memory,
+                             disk_mb_reserved = disk_mb_reserved + after.disk - before.disk,
+                             sandboxes = sandboxes + after.count - before.count
+             WHERE id = NEW.host_id;
+        END IF;
+        RETURN NULL;
+    END IF;
+    IF before IS NOT NULL THEN
+        UPDATE hosts SET cpus_reserved = cpus_reserved - before.cpus,
+                         memory_mb_reserved = memory_mb_reserved - before.memory,
+                         disk_mb_reserved = disk_mb_reserved - before.disk,
+                         sandboxes = sandboxes - before.count
+         WHERE id = OLD.host_id;
+    END IF;
+    IF after IS NOT NULL THEN
+        UPDATE hosts SET cpus_reserved = cpus_reserved + after.cpus,
+                         memory_mb_reserved = memory_mb_reserved + after.memory,
+                         disk_mb_reserved = disk_mb_reserved + after.disk,
+                         sandboxes = sandboxes + after.count
+         WHERE id = NEW.host_id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TABLE public.api_keys (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    name text NOT NULL,
+    digest bytea NOT NULL,
+    key_prefix text NOT NULL,
+    created_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone
+);
+CREATE TABLE public.host_tokens (
+    digest bytea NOT NULL,
+    host_id text NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.hosts (
+    id text NOT NULL,
+    type text DEFAULT 'regular'::text NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    address text,
+    arch text DEFAULT ''::text NOT NULL,
+    cpus integer DEFAULT 0 NOT NULL,
+    memory_mb integer DEFAULT 0 NOT NULL,
+    disk_mb integer DEFAULT 0 NOT NULL,
+    vmm text DEFAULT ''::text NOT NULL,
+    vmm_version text DEFAULT ''::text NOT NULL,
+    accelerated boolean DEFAULT false NOT NULL,
+    version text DEFAULT ''::text NOT NULL,
+    templates text[] DEFAULT '{}'::text[] NOT NULL,
+    cpus_reserved integer DEFAULT 0 NOT NULL,
+    memory_mb_reserved bigint DEFAULT 0 NOT NULL,
+    disk_mb_reserved bigint DEFAULT 0 NOT NULL,
+    sandboxes integer DEFAULT 0 NOT NULL,
+    token_epoch integer DEFAULT 0 NOT NULL,
+    agent_started_at double precision DEFAULT 0 NOT NULL,
+    heartbeat_sequence bigint DEFAULT 0 NOT NULL,
+    last_heartbeat_at timestamp with time zone,
+    created_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT hosts_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'online'::text, 'unreachable'::text]))),
+    CONSTRAINT hosts_type_check CHECK ((type = 'regular'::text))
+)
+WITH (fillfactor='70');
+CREATE TABLE public.members (
+    team_id text NOT NULL,
+    user_id text NOT NULL,
+    role text NOT NULL,
+    joined_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT members_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text])))
+);
+CREATE TABLE public.platform_keys (
+    name text NOT NULL,
+    private_pem text NOT NULL,
+    public_pem text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.sandboxes (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    template_id text NOT NULL,
+    template text NOT NULL,
+    host_id text,
+    generation integer DEFAULT 1 NOT NULL,
+    state text NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb integer NOT NULL,
+    disk_mb integer NOT NULL,
+    timeout_sec integer DEFAULT 0 NOT NULL,
+    on_timeout text DEFAULT 'kill'::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    access_token text NOT NULL,
+    envd_version text DEFAULT ''::text NOT NULL,
+    reason text,
+    message text,
+    console text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    last_active_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    check_after timestamp with time zone,
+    CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
+    CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
+)
+WITH (fillfactor='80');
+CREATE TABLE public.schema_version (
+    version_num character varying(32) NOT NULL
+);
+CREATE TABLE public.teams (
+    id text NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.templates (
+    id text NOT NULL,
+    team_id text,
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.users (
+    id text NOT NULL,
+    email text NOT NULL,
+    name text NOT NULL,
+    password_hash text,
+    is_admin boolean DEFAULT false NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT users_email_check CHECK ((email = lower(email))),
+    CONSTRAINT users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text])))
+);
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_digest_key UNIQUE (digest);
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.host_tokens
+    ADD CONSTRAINT host_tokens_pkey PRIMARY KEY (digest);
+ALTER TABLE ONLY public.hosts
+    ADD CONSTRAINT hosts_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.members
+    ADD CONSTRAINT members_pkey PRIMARY KEY (user_id, team_id);
+ALTER TABLE ONLY public.platform_keys
+    ADD CONSTRAINT platform_keys_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY public.sandboxes
+    ADD CONSTRAINT sandboxes_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.schema_version
+    ADD CONSTRAINT schema_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.teams
+    ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.templates
+    ADD CONSTRAINT templates_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.templates
+    ADD CONSTRAINT templates_team_id_name_key UNIQUE NULLS NOT DISTINCT (team_id, name);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_email_key UNIQUE (email);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
+CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
+CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
+CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
+CREATE INDEX sandboxes_host ON public.sandboxes USING btree (host_id) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
+CREATE INDEX sandboxes_team ON public.sandboxes USING btree (team_id, created_at DESC, id DESC);
+CREATE TRIGGER hosts_notify AFTER UPDATE OF address, status ON public.hosts FOR EACH ROW WHEN (((old.address IS DISTINCT FROM new.address) OR (old.status <> new.status))) EXECUTE FUNCTION public.hosts_notify();
+CREATE TRIGGER sandboxes_notify AFTER UPDATE ON public.sandboxes FOR EACH ROW WHEN (((old.state = 'running'::text) AND ((new.state <> old.state) OR (new.generation <> old.generation) OR (new.host_id IS DISTINCT FROM old.host_id)))) EXECUTE FUNCTION public.sandboxes_notify();
+CREATE TRIGGER sandboxes_reserve_insert AFTER INSERT OR DELETE ON public.sandboxes FOR EACH ROW EXECUTE FUNCTION public.sandboxes_reserve();
+CREATE TRIGGER sandboxes_reserve_update AFTER UPDATE OF state, host_id ON public.sandboxes FOR EACH ROW WHEN (((old.state <> new.state) OR (old.host_id IS DISTINCT FROM new.host_id))) EXECUTE FUNCTION public.sandboxes_reserve();
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.host_tokens
+    ADD CONSTRAINT host_tokens_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.hosts
+    ADD CONSTRAINT hosts_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.members
+    ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.members
+    ADD CONSTRAINT members_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.sandboxes
+    ADD CONSTRAINT sandboxes_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.sandboxes
+    ADD CONSTRAINT sandboxes_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id);
+ALTER TABLE ONLY public.templates
+    ADD CONSTRAINT templates_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
