@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -405,3 +406,42 @@ def test_a_rebuilt_image_or_another_vmm_makes_another_key(images: Images) -> Non
     (images.folder / "new").write_bytes(b"root file system")
     (images.folder / "new").rename(image)
     assert key() != first
+
+
+# Threads.
+
+
+async def test_a_cancelled_save_is_undone_after_its_thread_has_ended(
+    store: Snapshots, id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill breaks a pause off while the snapshot is on its way to the disk."""
+    reached, go = threading.Event(), threading.Event()
+    order: list[str] = []
+    write, undo = files.fsync_tree, Snapshots.undo_saving
+
+    def slow_write(path: Path) -> None:
+        reached.set()
+        assert go.wait(10)
+        write(path)
+        order.append("written")
+
+    def noted_undo(self: Snapshots, id: str, generation: int) -> None:
+        order.append("undone")
+        undo(self, id, generation)
+
+    monkeypatch.setattr(files, "fsync_tree", slow_write)
+    monkeypatch.setattr(Snapshots, "undo_saving", noted_undo)
+    saving = asyncio.create_task(save(store, id, 1))
+    await asyncio.to_thread(reached.wait, 10)
+    for _ in range(2):
+        saving.cancel()
+        for _ in range(20):  # turns in which a hasty undo would have been done
+            await asyncio.to_thread(int)
+    assert not saving.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert order == ["written", "undone"]
+    assert store.paths.overlay(id).read_bytes() == b"disk of one"
+    assert not store.is_saved(id, 1)
+    assert list((store.paths.snapshots / id).iterdir()) == []

@@ -7,6 +7,7 @@ that, by reflink where the file system can and else hole by hole (an empty one o
 import asyncio
 from pathlib import Path
 
+from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
 from wrenn_server.linux.process import run
 
@@ -35,7 +36,7 @@ class Overlays:
         """An independent copy, mode 0600. The source must not be written meanwhile; `target` must not exist.
 
         :raises OSError: nothing is left behind"""
-        await asyncio.to_thread(files.clone, source, target, owner=owner)
+        await to_its_end(files.clone, source, target, owner=owner)
 
     async def _blank(self, disk_mb: int) -> Path:
         path = self._blanks / f"{disk_mb}-{VERSION}.ext4"
@@ -66,7 +67,7 @@ class Overlays:
                 ],
                 timeout=_TIMEOUT,
             )
-            await asyncio.to_thread(files.fsync_file, new)
+            await to_its_end(files.fsync_file, new)
             new.rename(path)
         except BaseException:
             new.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from wrenn_server.hostagent.storage import sealed
 from wrenn_server.hostagent.storage.images import Images
 from wrenn_server.hostagent.storage.paths import OVERLAY, Paths
 from wrenn_server.hostagent.storage.sealed import Saved
+from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Internal, Unavailable
@@ -39,19 +40,20 @@ class Snapshots:
 
         :raises Unavailable: `disk_full`, before anything was written; :raises OSError:"""
         final, overlay = self.paths.snapshot(id, generation), self.paths.overlay(id)
-        await asyncio.to_thread(require_space, self.paths.snapshots, memory_mb)
-        new = await asyncio.to_thread(sealed.begin, final)
+        await to_its_end(require_space, self.paths.snapshots, memory_mb)
+        new = await to_its_end(sealed.begin, final)
         # Its VM is stopped: what the disk is now can go to the platter while the memory is written.
         flushed = asyncio.create_task(asyncio.to_thread(files.fsync_file, overlay), name=f"flush {id}")
         try:
             yield new / sealed.MEMORY
             await flushed
-            await asyncio.to_thread(_commit, new, final, overlay, image)
+            await to_its_end(_commit, new, final, overlay, image)
         except BaseException:
             await asyncio.wait([flushed])
-            await asyncio.to_thread(self.undo_saving, id, generation)
+            flushed.exception()  # seen: what broke the pause off is told
+            await to_its_end(self.undo_saving, id, generation)
             raise
-        await asyncio.to_thread(_remove_others, final)
+        await to_its_end(_remove_others, final)
 
     def undo_saving(self, id: str, generation: int) -> None:
         """Takes a snapshot back that was not finished, its overlay first. Idempotent, also after a crash."""
@@ -73,7 +75,7 @@ class Snapshots:
                 "the sandbox has run since this snapshot was taken; it will not be taken back in time",
                 code="snapshot_consumed",
             )
-        saved = await asyncio.to_thread(sealed.verify, directory)
+        saved = await to_its_end(sealed.verify, directory)
         if not self.images.is_pinned(saved.image):
             raise Internal(
                 "the root file system under this snapshot has been removed or changed", code="image_changed"
@@ -82,11 +84,11 @@ class Snapshots:
 
     async def consume(self, id: str, generation: int) -> None:
         """From now on the snapshot is older than its sandbox. Durable when it returns."""
-        await asyncio.to_thread(files.write_durably, self.paths.snapshot(id, generation) / CONSUMED, b"")
+        await to_its_end(files.write_durably, self.paths.snapshot(id, generation) / CONSUMED, b"")
 
     async def remove(self, id: str) -> None:
         """All snapshots of a sandbox. Idempotent."""
-        await asyncio.to_thread(files.remove, self.paths.snapshots / id)
+        await to_its_end(files.remove, self.paths.snapshots / id)
 
     @asynccontextmanager
     async def checkpointing(self, *, memory_mb: int) -> AsyncGenerator[Path]:
@@ -94,13 +96,13 @@ class Snapshots:
         meanwhile. It need not survive a power cut, so nothing is sealed.
 
         :raises Unavailable: `disk_full`"""
-        await asyncio.to_thread(require_space, self.paths.snapshots, memory_mb)
+        await to_its_end(require_space, self.paths.snapshots, memory_mb)
         directory = Path(tempfile.mkdtemp(prefix=FORK, dir=self.paths.snapshots))
         try:
             (directory / sealed.MEMORY).mkdir(mode=0o700)
             yield directory
         finally:
-            await asyncio.to_thread(files.remove, directory)
+            await to_its_end(files.remove, directory)
 
     def pins(self, known: Iterable[str]) -> list[Path]:
         """Images that these sandboxes' snapshots lie on."""

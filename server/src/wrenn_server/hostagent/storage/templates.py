@@ -1,6 +1,5 @@
 """Memory snapshots of booted templates, one for each shape: `templates/<key>/`, sealed."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from wrenn_server.hostagent.storage import sealed
 from wrenn_server.hostagent.storage.images import Images, identity
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.hostagent.storage.sealed import Saved
+from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
 from wrenn_server.model.errors import Internal
 
@@ -65,7 +65,7 @@ class Templates:
         if not sealed.is_sealed(directory):
             return None
         try:
-            saved = await asyncio.to_thread(sealed.verify, directory)
+            saved = await to_its_end(sealed.verify, directory)
         except Internal:
             return None  # made again, which costs a boot
         return saved if self.images.is_pinned(saved.image) else None
@@ -78,9 +78,9 @@ class Templates:
         new = sealed.begin(final)
         try:
             yield Making(directory=new)
-            await asyncio.to_thread(sealed.seal, new, final, image)
+            await to_its_end(sealed.seal, new, final, image)
         except BaseException:
-            await asyncio.to_thread(files.remove, new)
+            await to_its_end(files.remove, new)
             raise
 
     def pins(self) -> list[Path]:
