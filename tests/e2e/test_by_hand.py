@@ -183,7 +183,7 @@ def test_hosts_register_serve_and_come_back(
     port = free_port()
     with agent(control_plane, builds, guest_images, directory, 0, port, "--register", token):
         host = wait_online(control_plane, first, directory / "log")
-        assert host["cpu_cores"] == os.cpu_count()
+        assert host["cpus"] == os.cpu_count()
         assert (directory / "host-token").stat().st_mode & 0o777 == 0o600
     # Later starts need no token.
     with ExitStack() as stack:

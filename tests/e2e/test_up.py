@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.platforms import RunningPlatform, curl, settings_for, up, wrenn
-from wrenn import Sandbox
+from wrenn import Client, Sandbox
 from wrenn_server.up import environment, inventory
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -85,15 +85,17 @@ def test_down_pauses_and_up_resumes_and_purge_leaves_nothing(tmp_path: Path, env
     wrenn("down", "--purge", settings=settings, check=False)
     running = up(settings)
     try:
-        sandbox = Sandbox.create(api_key=running.api_key, base_url=running.base_url)
-        sandbox.files.write("/tmp/kept", "still here")
+        with Client(api_key=running.api_key, base_url=running.base_url) as client:
+            sandbox = Sandbox.create(client=client)
+            sandbox.files.write("/tmp/kept", "still here")
         wrenn("down", settings=settings)
         remains = asyncio.run(inventory.remains(settings))
         assert [line for line in remains if not line.startswith("directory")] == []
         running = up(settings)
-        found = Sandbox.connect(sandbox.id, api_key=running.api_key, base_url=running.base_url)
-        found.resume()
-        assert found.files.read("/tmp/kept") == "still here"
+        with Client(api_key=running.api_key, base_url=running.base_url) as client:
+            found = Sandbox.connect(sandbox.id, client=client)
+            found.resume()
+            assert found.files.read("/tmp/kept") == "still here"
     finally:
         wrenn("down", "--purge", settings=settings)
     assert asyncio.run(inventory.remains(settings)) == []
