@@ -3,6 +3,7 @@
 It uses an installation of its own (data directory, ports, network, uids), so it never touches one that runs already.
 """
 
+import os
 import socket
 import statistics
 import time
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from wrenn import AsyncClient, AsyncSandbox, CommandTimeoutError, WrennError
 from wrenn_server.up import down, environment, inventory, start
-from wrenn_server.up.settings import Settings
+from wrenn_server.up.settings import CACHE_DIR, Settings
 
 DATA_DIR = Path("/var/lib/wrenn-demo")
 NETWORK = "10.215.0.0/16"
@@ -64,6 +65,7 @@ async def show(console: Console) -> int:
     """Runs the demo. Returns the exit code: 0 only if every promise held and nothing is left on the host."""
     settings = Settings(
         data_dir=DATA_DIR,
+        cache_dir=Path(os.environ.get("WRENN_CACHE_DIR", CACHE_DIR)),
         listen=f"127.0.0.1:{free_port()}",
         agent_listen=f"127.0.0.1:{free_port()}",
         network=NETWORK,
