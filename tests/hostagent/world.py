@@ -26,6 +26,7 @@ from wrenn_server.hostagent.vmm.base import Place, VmExit, VmGone, VmmError, VmS
 from wrenn_server.model.errors import Unavailable
 from wrenn_server.model.sandbox import Reason, State, may
 from wrenn_server.wire import agent as wire
+from wrenn_server.wire import envd
 
 ID, OTHER, THIRD = "sb" + "a" * 20, "sb" + "b" * 20, "sb" + "c" * 20
 CGROUP = "wrenn-test"
@@ -37,6 +38,7 @@ class FakeEnvd:
     def __init__(self) -> None:
         self.token: str | None = None
         self.inits: list[dict[str, Any]] = []
+        self.runs: list[str] = []
         self.refuse = False
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -55,6 +57,9 @@ class FakeEnvd:
             fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
             body = await reader.readexactly(int(fields.get("content-length", 0)))
             status = 204
+            if head.startswith("POST /process.Process/Start "):
+                status = 200
+                self.runs.append(envd.Envelopes().feed(body).__next__()[1].decode())
             if head.startswith("POST /init "):
                 status = self._init(json.loads(body), fields.get("x-access-token"))
             writer.write(
@@ -66,7 +71,7 @@ class FakeEnvd:
     def _init(self, body: dict[str, Any], proof: str | None) -> int:
         if self.refuse:
             return 500
-        if self.token is not None and proof != self.token:
+        if self.token and proof != self.token:
             return 401
         self.inits.append(body)
         self.token = body["accessToken"]

@@ -6,6 +6,7 @@ Set-up stops at the first error and takes back what it did. Leaving ends the VM 
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -210,25 +211,28 @@ async def booted(
                 host.driver.boot(host.spec(entry, disk), host.place(name, slot, directory), template=True)
             )
             await _answering(host, slot, vm)
+            try:
+                await _before_exit(vm, host.guest.warm_up(lambda timeout: _envd(host, slot, timeout)))
+            except GuestFailed as error:
+                log.warning("a template stays cold", action="warm_up_failed", name=name, error=str(error))
         yield vm
 
 
-async def _introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
-    async def connect(timeout: float) -> Any:
-        return await host.slots.connect(slot, envd.PORT, timeout)
+async def _envd(host: Host, slot: Slot, timeout: float) -> socket.socket:
+    return await host.slots.connect(slot, envd.PORT, timeout)
 
+
+async def _introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
     try:
-        return await _before_exit(vm, host.guest.introduce(connect, init, proof))
+        talk = host.guest.introduce(lambda timeout: _envd(host, slot, timeout), init, proof)
+        return await _before_exit(vm, talk)
     except GuestFailed as error:
         raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
 
 
 async def _answering(host: Host, slot: Slot, vm: Vm) -> None:
-    async def connect(timeout: float) -> Any:
-        return await host.slots.connect(slot, envd.PORT, timeout)
-
     try:
-        await _before_exit(vm, host.guest.answering(connect))
+        await _before_exit(vm, host.guest.answering(lambda timeout: _envd(host, slot, timeout)))
     except GuestFailed as error:
         raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
 
