@@ -302,15 +302,21 @@ class Owner:
         saving = self._host.files.snapshots.saving(
             running.id, running.generation, memory_mb=running.memory_mb, image=Path(running.image or "")
         )
+        steps = recipe.Steps()
         try:
             await box.vm.pause()
+            steps.done("stop")
             async with saving as memory:
+                steps.done("room")
                 async with self._breakable():
                     await box.vm.snapshot(memory)
+                steps.done("memory")
+            steps.done("seal")
         except BaseException:
             await self._continue(box)
             await self._record.note(running)
             raise
+        self._log.info("paused", action="paused", **steps.milliseconds)
         # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
         await self._record.note(self._record.paused(running.generation))
 
