@@ -20,7 +20,10 @@ def dump(url: str) -> str:
     assert found.submodule_search_locations is not None
     program = Path(found.submodule_search_locations[0]) / "pginstall18/bin/pg_dump"
     completed = subprocess.run(
-        [program, "--schema-only", "--no-owner", "--no-privileges", url], capture_output=True, text=True, check=True
+        [program, "--schema-only", "--no-owner", "--no-privileges", url],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     lines = [
         line

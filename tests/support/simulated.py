@@ -114,5 +114,5 @@ class Gate:
 async def eventually(check: Callable[[], Awaitable[bool]], *, within: float = 20.0) -> None:
     """For what a reconciler does in its own time: waits until `check` says yes."""
     async with asyncio.timeout(within):
-        while not await check():
+        while not await check():  # noqa: ASYNC110 - what it waits for is in a database
             await asyncio.sleep(0.02)

@@ -28,10 +28,10 @@ async def health() -> schema.Health:
 
 @get("/openapi.json", include_in_schema=False)
 async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
-    app = request.app
-    if "description" not in app.state:
-        app.state.description = msgspec.json.encode(openapi.describe(app))
-    return Response(app.state.description, media_type="application/json")
+    state = request.app.state
+    if "description" not in state:
+        state.description = msgspec.json.encode(openapi.describe(litestar(None)))
+    return Response(state.description, media_type="application/json")
 
 
 @get("/metrics", include_in_schema=False)
@@ -90,7 +90,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
         },
         request_class=http.StrictRequest,
         request_max_body_size=http.MAX_BODY,
-        openapi_config=openapi.CONFIG,
+        openapi_config=openapi.CONFIG if cp is None else None,  # serving it is `description`'s affair
         logging_config=None,
         state=State({"cp": cp}),
     )

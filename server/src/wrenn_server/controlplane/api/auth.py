@@ -4,6 +4,7 @@ from typing import Any
 
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 
 from wrenn_server.controlplane.context import ControlPlane
@@ -12,6 +13,9 @@ from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.model.errors import Forbidden, Unauthorized
 
+Cp = NamedDependency[ControlPlane]
+Who = NamedDependency[Caller]
+Agent = NamedDependency[HostRow]
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 

@@ -5,12 +5,12 @@ from typing import Literal
 
 from litestar import Response, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
-from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.services import exec, guest
-from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.wire.envd import Selector
 
 
@@ -26,7 +26,7 @@ from wrenn_server.wire.envd import Selector
     },
 )
 async def run(
-    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.Exec
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.Exec]
 ) -> Response[schema.ExecResult]:
     """Run a program without a shell and answer with its output; with `background`, answer when it has started."""
     where = await guest.running(cp, caller.team_id, sandbox_id)
@@ -58,7 +58,7 @@ async def run(
 
 
 @get("/v1/sandboxes/{sandbox_id:str}/processes", operation_id="listProcesses", tags=["programs"])
-async def processes(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.ProcessList:
+async def processes(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.ProcessList:
     """Programs that run in the sandbox and were started through the API."""
     where = await guest.running(cp, caller.team_id, sandbox_id)
     return schema.ProcessList([shape.process(info) for info in await exec.processes(cp, where)])
@@ -68,11 +68,11 @@ async def processes(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema
     "/v1/sandboxes/{sandbox_id:str}/processes/{process:str}", operation_id="killProcess", tags=["programs"]
 )
 async def kill(
-    cp: ControlPlane,
-    caller: Caller,
-    sandbox_id: str,
-    process: str,
-    signal: Literal["SIGKILL", "SIGTERM"] = "SIGKILL",
+    cp: Cp,
+    caller: Who,
+    sandbox_id: FromPath[str],
+    process: FromPath[str],
+    signal: FromQuery[Literal["SIGKILL", "SIGTERM"]] = "SIGKILL",
 ) -> None:
     """Send a signal to the process group of a program, named by pid or tag."""
     where = await guest.running(cp, caller.team_id, sandbox_id)

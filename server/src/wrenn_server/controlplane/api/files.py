@@ -5,14 +5,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from litestar import Request, post
+from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.api.upload import Upload
-from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import files, guest
-from wrenn_server.controlplane.services.users import Caller
 
 
 @post(
@@ -22,7 +22,7 @@ from wrenn_server.controlplane.services.users import Caller
     status_code=204,
     request_max_body_size=None,
 )
-async def write(cp: ControlPlane, caller: Caller, sandbox_id: str, request: Request[Any, Any, Any]) -> None:
+async def write(cp: Cp, caller: Who, sandbox_id: FromPath[str], request: Request[Any, Any, Any]) -> None:
     """Write a file, streamed: a form with `path` first, then `file`. Parents are made, an existing file is replaced."""
     where = await guest.running(cp, caller.team_id, sandbox_id)
     upload = await Upload.begin(request.headers.get("content-type", ""), request.stream())
@@ -30,7 +30,7 @@ async def write(cp: ControlPlane, caller: Caller, sandbox_id: str, request: Requ
 
 
 @post("/v1/sandboxes/{sandbox_id:str}/files/read", operation_id="readFile", tags=["files"], status_code=200)
-async def read(cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.FileRead) -> Stream:
+async def read(cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.FileRead]) -> Stream:
     """A file's bytes, streamed."""
     where = await guest.running(cp, caller.team_id, sandbox_id)
     async with AsyncExitStack() as stack:
@@ -41,7 +41,9 @@ async def read(cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.F
 
 
 @post("/v1/sandboxes/{sandbox_id:str}/files/list", operation_id="listFiles", tags=["files"], status_code=200)
-async def listing(cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.FileList) -> schema.Listing:
+async def listing(
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.FileList]
+) -> schema.Listing:
     """What is in a directory, and below it down to `depth`."""
     where = await guest.running(cp, caller.team_id, sandbox_id)
     return schema.Listing(

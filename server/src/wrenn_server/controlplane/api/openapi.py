@@ -23,7 +23,6 @@ CONFIG = OpenAPIConfig(
     use_handler_docstrings=True,
     create_examples=False,
     render_plugins=[],
-    enabled_endpoints=set(),
     components=Components(
         security_schemes={
             "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key"),

@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from litestar import Response, delete, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
-from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.services import sandboxes
-from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.sandbox import State
 
@@ -20,9 +19,7 @@ NEXT_CURSOR = "X-Next-Cursor"
 
 
 @post("/v1/sandboxes", operation_id="createSandbox", tags=["sandboxes"])
-async def create(
-    cp: ControlPlane, caller: Caller, data: schema.SandboxCreate | None = None
-) -> schema.Sandbox:
+async def create(cp: Cp, caller: Who, data: JSONBody[schema.SandboxCreate | None] = None) -> schema.Sandbox:
     """Start a sandbox. Answers when it is usable. Without a body: all defaults."""
     wanted = data or schema.SandboxCreate()
     row = await sandboxes.create(
@@ -44,17 +41,18 @@ async def create(
 
 @get("/v1/sandboxes", operation_id="listSandboxes", tags=["sandboxes"])
 async def listing(
-    cp: ControlPlane,
-    caller: Caller,
+    cp: Cp,
+    caller: Who,
     status: Annotated[
         str | None,
-        Parameter(description="States, separated by commas. Without: all but `failed` and `killed`"),
+        QueryParameter(description="States, separated by commas. Without: all but `failed` and `killed`"),
     ] = None,
     metadata: Annotated[
-        list[str] | None, Parameter(description="`key=value`; may be given several times, all must match")
+        list[str] | None,
+        QueryParameter(description="`key=value`; may be given several times, all must match"),
     ] = None,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Parameter(description=f"`{NEXT_CURSOR}` of the page before")] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, QueryParameter(description=f"`{NEXT_CURSOR}` of the page before")] = None,
 ) -> Response[list[schema.Sandbox]]:
     """The team's sandboxes, newest first. `X-Next-Cursor` is there when there are more."""
     rows = await sandboxes.page(
@@ -74,13 +72,13 @@ async def listing(
 
 
 @get("/v1/sandboxes/{sandbox_id:str}", operation_id="getSandbox", tags=["sandboxes"])
-async def get_one(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.Sandbox:
+async def get_one(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.Sandbox:
     """One sandbox, also when it has ended."""
     return shape.sandbox(await sandboxes.get(cp, caller.team_id, sandbox_id), secrets=True)
 
 
 @delete("/v1/sandboxes/{sandbox_id:str}", operation_id="killSandbox", tags=["sandboxes"])
-async def kill(cp: ControlPlane, caller: Caller, sandbox_id: str) -> None:
+async def kill(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> None:
     """End a sandbox, whatever its state. Memory and disk are gone."""
     await sandboxes.kill(cp, caller.team_id, sandbox_id)
 
@@ -88,7 +86,7 @@ async def kill(cp: ControlPlane, caller: Caller, sandbox_id: str) -> None:
 @post(
     "/v1/sandboxes/{sandbox_id:str}/pause", operation_id="pauseSandbox", tags=["sandboxes"], status_code=200
 )
-async def pause(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.Sandbox:
+async def pause(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.Sandbox:
     """Save memory and disk and stop. Answers when all is saved."""
     return shape.sandbox(await sandboxes.pause(cp, caller.team_id, sandbox_id), secrets=False)
 
@@ -97,7 +95,7 @@ async def pause(cp: ControlPlane, caller: Caller, sandbox_id: str) -> schema.San
     "/v1/sandboxes/{sandbox_id:str}/resume", operation_id="resumeSandbox", tags=["sandboxes"], status_code=200
 )
 async def resume(
-    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxResume | None = None
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxResume | None] = None
 ) -> schema.Sandbox:
     """Go on where it was paused."""
     row = await sandboxes.resume(cp, caller.team_id, sandbox_id, data.timeout_sec if data else None)
@@ -106,7 +104,7 @@ async def resume(
 
 @post("/v1/sandboxes/{sandbox_id:str}/fork", operation_id="forkSandbox", tags=["sandboxes"])
 async def fork(
-    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxFork | None = None
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxFork | None] = None
 ) -> list[schema.Forked]:
     """Copies of a running sandbox, memory and disk; it keeps running. Each copy succeeds or fails by itself."""
     wanted = data or schema.SandboxFork()
@@ -128,14 +126,14 @@ async def fork(
     status_code=200,
 )
 async def timeout(
-    cp: ControlPlane, caller: Caller, sandbox_id: str, data: schema.SandboxTimeout
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxTimeout]
 ) -> schema.Sandbox:
     """End `timeout_sec` from now; 0: never."""
     row = await sandboxes.set_timeout(cp, caller.team_id, sandbox_id, data.timeout_sec)
     return shape.sandbox(row, secrets=False)
 
 
-def write_cursor(created_at: datetime, sandbox_id: str) -> str:
+def write_cursor(created_at: datetime, sandbox_id: FromPath[str]) -> str:
     text = f"{created_at.astimezone(UTC).isoformat()} {sandbox_id}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 

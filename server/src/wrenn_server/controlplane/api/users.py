@@ -1,18 +1,18 @@
 """`/v1/auth`, `/v1/api-keys`, `/v1/templates`."""
 
 from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
-from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.services import users
-from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db import api_keys as db_api_keys
 from wrenn_server.db import templates as db_templates
 
 
 @post("/v1/auth/login", operation_id="login", tags=["users"], status_code=200)
-async def login(cp: ControlPlane, data: schema.Login) -> schema.LoggedIn:
+async def login(cp: Cp, data: JSONBody[schema.Login]) -> schema.LoggedIn:
     """A token for `Authorization: Bearer`, valid for 12 hours."""
     found = await users.login(cp, data.email, data.password)
     return schema.LoggedIn(
@@ -21,9 +21,7 @@ async def login(cp: ControlPlane, data: schema.Login) -> schema.LoggedIn:
 
 
 @post("/v1/api-keys", operation_id="createApiKey", tags=["users"])
-async def create_key(
-    cp: ControlPlane, caller: Caller, data: schema.ApiKeyCreate | None = None
-) -> schema.ApiKey:
+async def create_key(cp: Cp, caller: Who, data: JSONBody[schema.ApiKeyCreate | None] = None) -> schema.ApiKey:
     """Make an API key of the team. The key itself is shown only now."""
     name = data.name if data else ""
     made = await users.new_key(cp.db, team_id=caller.team_id, name=name, created_by=caller.user_id)
@@ -31,19 +29,19 @@ async def create_key(
 
 
 @get("/v1/api-keys", operation_id="listApiKeys", tags=["users"])
-async def list_keys(cp: ControlPlane, caller: Caller) -> list[schema.ApiKey]:
+async def list_keys(cp: Cp, caller: Who) -> list[schema.ApiKey]:
     """The team's API keys, newest first."""
     return [shape.api_key(row) for row in await db_api_keys.of_team(cp.db, caller.team_id)]
 
 
 @delete("/v1/api-keys/{key_id:str}", operation_id="deleteApiKey", tags=["users"])
-async def delete_key(cp: ControlPlane, caller: Caller, key_id: str) -> None:
+async def delete_key(cp: Cp, caller: Who, key_id: FromPath[str]) -> None:
     """Revoke an API key, at once."""
     await users.delete_key(cp, caller, key_id)
 
 
 @get("/v1/templates", operation_id="listTemplates", tags=["templates"])
-async def list_templates(cp: ControlPlane, caller: Caller) -> list[schema.Template]:
+async def list_templates(cp: Cp, caller: Who) -> list[schema.Template]:
     """What sandboxes can be started from."""
     return [shape.template(row) for row in await db_templates.visible(cp.db, caller.team_id)]
 

@@ -1,0 +1,270 @@
+"""Statements about sandboxes: what they promise under races, and that capacity is never miscounted."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from wrenn_server.db import hosts, placement, sandboxes, teams
+from wrenn_server.db.pool import Database
+from wrenn_server.db.sandboxes import New, Room, SandboxRow
+from wrenn_server.model.errors import InvalidRequest
+from wrenn_server.model.ids import new_host_id, new_sandbox_id, new_team_id
+from wrenn_server.model.sandbox import TRANSITIONS, State
+from wrenn_server.wire.agent import HostSpecs
+
+ROOM = Room(cpus=1.0, memory=1.0, disk=1.0)
+
+
+async def new_team(db: Database) -> str:
+    team_id = new_team_id()
+    await teams.insert(db, id=team_id, name="team")
+    return team_id
+
+
+async def new_host(db: Database, *, cpus: int = 8, memory_mb: int = 65536, disk_mb: int = 1_000_000) -> str:
+    host = await hosts.insert(db, id=new_host_id(), type="regular", created_by=None)
+    specs = HostSpecs(
+        arch="x86_64", cpus=cpus, memory_mb=memory_mb, disk_mb=disk_mb, vmm="qemu", vmm_version="7", accelerated=False,
+        version="1",
+    )  # fmt: skip
+    await hosts.heartbeat(
+        db, host.id, started_at=1.0, sequence=1, address="127.0.0.1:1", specs=specs, templates=["minimal"]
+    )
+    return host.id
+
+
+def wanted(team_id: str, **changes: object) -> New:
+    values: dict[str, object] = {
+        "id": new_sandbox_id(), "team_id": team_id, "template_id": "tpl_x", "template": "minimal", "vcpus": 1,
+        "memory_mb": 512, "disk_mb": 5120, "timeout_sec": 0, "on_timeout": "kill", "metadata": {},
+        "access_token": "t",
+    }  # fmt: skip
+    return New(**{**values, **changes})  # pyright: ignore[reportArgumentType] - names are those of New
+
+
+async def inserted(db: Database, team_id: str, host_id: str, **changes: object) -> SandboxRow:
+    row = await sandboxes.insert(db, wanted(team_id, **changes), host_id, ROOM)
+    assert row is not None
+    return row
+
+
+async def recount(db: Database, host_id: str) -> tuple[int, int, int, int]:
+    """What is reserved, counted from the sandboxes."""
+    record = await db.fetchrow(
+        """SELECT coalesce(sum(t.cpus), 0), coalesce(sum(t.memory), 0), coalesce(sum(t.disk), 0), coalesce(sum(t.count), 0)
+             FROM sandboxes s, sandbox_takes(s.state, s.vcpus, s.memory_mb, s.disk_mb) t WHERE s.host_id = $1""",
+        host_id,
+    )
+    assert record is not None
+    return record[0], record[1], record[2], record[3]
+
+
+async def counted(db: Database, host_id: str) -> tuple[int, int, int, int]:
+    host = await hosts.get(db, host_id)
+    assert host is not None
+    return host.cpus_reserved, host.memory_mb_reserved, host.disk_mb_reserved, host.sandboxes
+
+
+async def test_two_creates_cannot_both_take_the_last_room(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db, cpus=5)
+    results = await asyncio.gather(
+        *(sandboxes.insert(db, wanted(team_id, vcpus=2), host_id, ROOM) for _ in range(8))
+    )
+    assert sum(row is not None for row in results) == 2
+    assert await counted(db, host_id) == (4, 1024, 10240, 2)
+
+
+async def test_many_are_inserted_together_or_not_at_all(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db, cpus=3)
+    assert await sandboxes.insert_many(db, [wanted(team_id) for _ in range(4)], host_id, ROOM) == []
+    assert len(await sandboxes.insert_many(db, [wanted(team_id) for _ in range(3)], host_id, ROOM)) == 3
+
+
+async def test_of_two_changes_at_once_one_wins(db: Database) -> None:
+    row = await inserted(db, await new_team(db), await new_host(db))
+    await sandboxes.settle(db, row.id, 1, [State.STARTING], State.RUNNING, started=True)
+    results = await asyncio.gather(
+        *(sandboxes.begin(db, row.id, 1, [State.RUNNING], State.PAUSING) for _ in range(10))
+    )
+    assert sum(result is not None for result in results) == 1
+
+
+async def test_an_older_generation_changes_nothing(db: Database) -> None:
+    row = await inserted(db, await new_team(db), await new_host(db))
+    assert await sandboxes.settle(db, row.id, 0, [State.STARTING], State.RUNNING) is None
+    assert await sandboxes.settle(db, row.id, 2, [State.STARTING], State.RUNNING) is None
+
+
+async def test_reservations_are_those_of_the_rows_after_any_history(db: Database) -> None:
+    team_id = await new_team(db)
+    places = [await new_host(db), await new_host(db)]
+    chance = random.Random(7)
+    known: list[tuple[str, int, State]] = []
+    for _ in range(150):
+        host_id = chance.choice(places)
+        if not known or chance.random() < 0.3:
+            row = await sandboxes.insert(db, wanted(team_id, vcpus=chance.randint(1, 2)), host_id, ROOM)
+            if row is not None:
+                known.append((row.id, row.generation, row.state))
+            continue
+        index = chance.randrange(len(known))
+        sandbox_id, generation, state = known[index]
+        if state is State.PAUSED:
+            resumed = await sandboxes.begin_resume(db, sandbox_id, generation, None, ROOM)
+            if resumed is not None:
+                known[index] = (sandbox_id, resumed.generation, resumed.state)
+            continue
+        following = sorted(TRANSITIONS[state])
+        if following:
+            after = chance.choice(following)
+            settled = await sandboxes.settle(db, sandbox_id, generation, [state], after)
+            assert settled is not None
+            known[index] = (sandbox_id, generation, after)
+    for host_id in places:
+        assert await counted(db, host_id) == await recount(db, host_id)
+    assert {state for _, _, state in known} > {State.RUNNING, State.PAUSED, State.FAILED}
+
+
+async def test_a_paused_sandbox_gives_back_processors_and_takes_disk_for_its_memory(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db)
+    row = await inserted(db, team_id, host_id)
+    await sandboxes.settle(db, row.id, 1, [State.STARTING], State.PAUSED)
+    assert await counted(db, host_id) == (0, 0, 5120 + 512, 1)
+
+
+async def test_resume_needs_room(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db, cpus=1)
+    paused = await inserted(db, team_id, host_id)
+    await sandboxes.settle(db, paused.id, 1, [State.STARTING], State.PAUSED)
+    other = await inserted(db, team_id, host_id)
+    assert await sandboxes.begin_resume(db, paused.id, 1, None, ROOM) is None
+    await sandboxes.settle(db, other.id, 1, [State.STARTING], State.FAILED)
+    resuming = await sandboxes.begin_resume(db, paused.id, 1, 60, ROOM)
+    assert resuming is not None
+    assert (resuming.generation, resuming.state, resuming.timeout_sec) == (2, State.RESUMING, 60)
+
+
+async def test_resumes_and_kills_and_creates_at_once_do_not_deadlock(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db, cpus=1000, memory_mb=10**6, disk_mb=10**6)
+    rows = [await inserted(db, team_id, host_id) for _ in range(10)]
+    for row in rows:
+        await sandboxes.settle(db, row.id, 1, [State.STARTING], State.PAUSED)
+
+    async def toggle(row: SandboxRow) -> None:
+        for _ in range(5):
+            resumed = await sandboxes.begin_resume(db, row.id, row.generation, None, ROOM)
+            if resumed is None:
+                return
+            row = (
+                await sandboxes.settle(db, row.id, resumed.generation, [State.RESUMING], State.PAUSED) or row
+            )
+
+    async def create() -> None:
+        await sandboxes.insert(db, wanted(team_id), host_id, ROOM)
+
+    await asyncio.gather(
+        *(toggle(row) for row in rows),
+        *(create() for _ in range(10)),
+        *(sandboxes.look_into(db, [row.id for row in rows]) for _ in range(5)),
+        *(sandboxes.extend(db, [row.id for row in reversed(rows)]) for _ in range(5)),
+    )
+    assert await counted(db, host_id) == await recount(db, host_id)
+
+
+async def test_a_claimed_row_is_claimed_once(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db, cpus=100)
+    rows = [await inserted(db, team_id, host_id) for _ in range(20)]
+    assert await sandboxes.claim(db, 100) == [], "their workers live"
+    await db.execute("UPDATE sandboxes SET check_after = now() - interval '1 s'")
+    claims = await asyncio.gather(*(sandboxes.claim(db, 7) for _ in range(6)))
+    claimed = [row.id for claim in claims for row in claim]
+    assert sorted(claimed) == sorted(row.id for row in rows)
+
+
+async def test_pages_are_complete_and_in_order(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db, cpus=100)
+    # All in one statement: equal times of creation must not make pages skip rows.
+    made = await sandboxes.insert_many(
+        db, [wanted(team_id, metadata={"n": "1"}) for _ in range(7)], host_id, ROOM
+    )
+    await inserted(db, await new_team(db), host_id)
+    seen: list[str] = []
+    before = None
+    while True:
+        page = await sandboxes.page(db, team_id, states=None, metadata={"n": "1"}, before=before, limit=3)
+        seen += [row.id for row in page]
+        if len(page) < 3:
+            break
+        before = (page[-1].created_at, page[-1].id)
+    assert sorted(seen) == sorted(row.id for row in made)
+    assert len(set(seen)) == len(seen)
+
+
+async def test_losing_a_host_and_what_stays(db: Database) -> None:
+    team_id, host_id = await new_team(db), await new_host(db)
+    states: Iterable[State] = (State.RUNNING, State.PAUSED, State.KILLING, State.FAILED)
+    rows: dict[State, str] = {}
+    for state in states:
+        row = await inserted(db, team_id, host_id)
+        await sandboxes.settle(db, row.id, 1, [State.STARTING], state)
+        rows[state] = row.id
+    await db.execute("UPDATE hosts SET last_heartbeat_at = now() - interval '91 s'")
+    assert await hosts.expire(db, 90.0) == [host_id]
+    assert await hosts.expire(db, 90.0) == []
+    await sandboxes.lose(db)
+    found = {state: (await sandboxes.get(db, sandbox_id)) for state, sandbox_id in rows.items()}
+    assert {state: row.state for state, row in found.items() if row} == {
+        State.RUNNING: State.LOST,
+        State.PAUSED: State.LOST,
+        State.KILLING: State.KILLING,
+        State.FAILED: State.FAILED,
+    }
+
+
+async def test_heartbeats_out_of_order_are_told_apart(db: Database) -> None:
+    host_id = await new_host(db)
+    host = await hosts.get(db, host_id)
+    assert host is not None
+    specs = HostSpecs(
+        arch="x", cpus=1, memory_mb=1, disk_mb=1, vmm="q", vmm_version="7", accelerated=False, version="1"
+    )
+
+    async def beat(started_at: float, sequence: int) -> bool:
+        return await hosts.heartbeat(
+            db, host_id, started_at=started_at, sequence=sequence, address=None, specs=specs, templates=[]
+        )
+
+    assert await beat(1.0, 3)
+    assert not await beat(1.0, 2), "late"
+    assert not await beat(1.0, 3), "twice"
+    assert await beat(2.0, 1), "the agent started anew"
+    assert not await beat(1.0, 4), "of the agent before"
+    await db.execute("UPDATE hosts SET last_heartbeat_at = now() - interval '91 s'")
+    await hosts.expire(db, 90.0)
+    assert await beat(0.5, 1), "its clock was set back while it was away"
+
+
+async def test_candidates_have_room_and_the_template(db: Database) -> None:
+    team_id = await new_team(db)
+    small, large = await new_host(db, cpus=1), await new_host(db, cpus=64, memory_mb=65536)
+
+    async def choices(**changes: object) -> list[str] | None:
+        asked = {"template": "minimal", "vcpus": 1, "memory_mb": 512, "disk_mb": 5120, **changes}
+        found = await placement.choices(db, team_id=team_id, room=ROOM, limit=8, **asked)  # pyright: ignore[reportArgumentType] - as above
+        return None if found is None else sorted(candidate.id for candidate in found.candidates)
+
+    assert await choices() == sorted([small, large])
+    assert await choices(vcpus=2) == [large]
+    assert await choices(memory_mb=65537) == []
+    assert await choices(template="other") is None
+    await db.execute("UPDATE hosts SET status = 'unreachable' WHERE id = $1", large)
+    assert await choices() == [small]
+    await db.execute("UPDATE hosts SET templates = '{}'")
+    assert await choices() == []
+
+
+async def test_text_that_postgresql_cannot_store_is_the_callers_mistake(db: Database) -> None:
+    with pytest.raises(InvalidRequest):
+        await teams.insert(db, id=new_team_id(), name="a\0b")
