@@ -179,6 +179,24 @@ async def test_what_belongs_to_nobody_is_removed(world: World) -> None:
         assert foreign.read_text() == "mine"
 
 
+async def test_templates_of_replaced_images_go_and_disks_under_paused_sandboxes_stay(world: World) -> None:
+    async with world.agent() as agent:
+        await agent.start(ID, start())
+        await agent.start(OTHER, start(memory_mb=256))
+        await agent.pause(ID, fenced(1))
+        await agent.kill(OTHER, 1)
+    new = world.paths.images / "new"
+    new.write_bytes(b"another")
+    new.rename(world.paths.images / "minimal.ext4")
+    async with world.agent() as agent:
+        assert [path.name for path in world.paths.templates.iterdir()] == [".blank"]
+        await agent.resume(ID, resume(2))
+        assert world.vm().spec.root_image.read_bytes() == b"x"
+        await agent.kill(ID, 2)
+    async with world.agent():
+        assert list(world.paths.pinned.iterdir()) == []
+
+
 async def test_a_sandbox_survives_a_mistake_of_its_owner(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

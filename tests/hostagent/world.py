@@ -309,7 +309,7 @@ class World:
         templates = Templates(host)
         registry = Registry(host, templates, one_team=one_team)
         await registry.find()
-        async with templates, registry:
+        async with registry, templates:
             yield registry
 
     def hold(self, point: str) -> tuple[asyncio.Event, asyncio.Event]:

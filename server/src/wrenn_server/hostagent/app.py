@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -100,10 +101,6 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         )
         templates = Templates(host)
         registry = Registry(host, templates, one_team=not (drivers.accelerated or config.emulated_tenants))
-        await registry.find()
-        await stack.enter_async_context(slots)
-        await stack.enter_async_context(templates)
-        await stack.enter_async_context(registry)
 
         async def measure() -> HostSpecs:
             return await specs.measure(
@@ -121,9 +118,13 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
 
         verifier = Verifier(credentials)
         metrics = Metrics(registry.reports)
-        api = await stack.enter_async_context(
-            served(rpc.build(registry, verifier, health, metrics.registry), paths.run)
-        )
+        calls = rpc.build(registry, verifier, health, metrics.registry)
+        # Left in the opposite order: no new calls, no more boots, sandboxes let go, which answers the last calls.
+        await registry.find()
+        api = await stack.enter_async_context(served(calls, paths.run))
+        await stack.enter_async_context(slots)
+        await stack.enter_async_context(registry)
+        await stack.enter_async_context(templates)
         listener = Listener(
             str(config.bind),
             tunnel.routes(registry, slots, verifier, api),
@@ -178,7 +179,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: object, run: Path) -> AsyncGenerator[str]:
+async def served(app: Any, run: Path) -> AsyncGenerator[str]:
     """The RPC on a unix socket; gives its path."""
     # Through a descriptor of the directory: a unix address has room for 108 bytes, a data directory may be longer.
     directory = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -189,7 +190,7 @@ async def served(app: object, run: Path) -> AsyncGenerator[str]:
         listening.bind(path)
         (run / "agent.sock").chmod(0o600)
         listening.listen(512)  # from here on the kernel keeps early callers waiting
-        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)  # pyright: ignore[reportArgumentType] - Litestar's own ASGI types are not uvicorn's
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listening]), name="rpc")
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wrenn_server.hostagent.sandbox.journal import FILE as JOURNAL
 from wrenn_server.hostagent.sandbox.journal import unbroken
+from wrenn_server.hostagent.storage import sealed
 from wrenn_server.hostagent.storage.images import Images
 from wrenn_server.hostagent.storage.overlays import Overlays
 from wrenn_server.hostagent.storage.paths import Paths
@@ -75,6 +76,14 @@ class Files:
             files.remove(directory)
             files.fsync_directory(self.paths.sandboxes)
 
+    def _drop_old_templates(self) -> None:
+        """Those of images that have been replaced: no key will ever lead to them again."""
+        found = (self.images.find(name) for name in self.images.names())
+        current = {self.images.pin(image) for image in found if image is not None}
+        for directory in (self.paths.templates / key for key in self.templates.keys()):  # noqa: SIM118 - no mapping
+            if Path(sealed.read(directory).image) not in current:
+                files.remove(directory)
+
     def sweep(self, *, known: Iterable[str], images: Iterable[str]) -> None:
         """After a crash: removes what belongs to no sandbox, and templates and pinned images that nothing needs.
 
@@ -89,4 +98,5 @@ class Files:
             files.remove(place)
         self.snapshots.sweep(known)
         self.templates.sweep()
+        self._drop_old_templates()
         self.images.unpin([*map(Path, images), *self.snapshots.pins(known), *self.templates.pins()])
