@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import msgspec
@@ -52,8 +53,11 @@ async def run(cp: ControlPlane, guest: Guest, program: Program, timeout_sec: flo
     size = 0
     output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     try:
-        async with asyncio.timeout(timeout_sec + _MARGIN_SEC):
-            async for event in _events(cp, guest, program, timeout_sec):
+        async with (
+            asyncio.timeout(timeout_sec + _MARGIN_SEC),
+            aclosing(_events(cp, guest, program, timeout_sec)) as events,
+        ):
+            async for event in events:
                 if event.start is not None:
                     pid = event.start.pid
                 if event.data is not None:
@@ -89,9 +93,10 @@ async def run(cp: ControlPlane, guest: Guest, program: Program, timeout_sec: flo
 
 async def start(cp: ControlPlane, guest: Guest, program: Program) -> int:
     """Starts a program that goes on by itself. Returns its pid."""
-    async for event in _events(cp, guest, program, None):
-        if event.start is not None:
-            return event.start.pid
+    async with aclosing(_events(cp, guest, program, None)) as events:
+        async for event in events:
+            if event.start is not None:
+                return event.start.pid
     raise GuestError(f"sandbox {guest.id} did not say that the program started")
 
 
@@ -131,7 +136,7 @@ def as_text(result: Result) -> tuple[str, str, str]:
 
 async def _events(
     cp: ControlPlane, guest: Guest, program: Program, timeout_sec: float | None
-) -> AsyncIterator[envd.ProcessEvent]:
+) -> AsyncGenerator[envd.ProcessEvent, None]:
     config = envd.ProcessConfig(
         cmd=program.cmd, args=list(program.args), envs=dict(program.envs), cwd=program.cwd
     )
