@@ -19,6 +19,7 @@ from wrenn_server.images import ext4
 from wrenn_server.images.build import TEMPLATES, ensure_all
 from wrenn_server.images.progress import Silent
 from wrenn_server.images.rootfs import ENVD, EPOCH
+from wrenn_server.up.settings import CACHE_DIR
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 BOOT_SECONDS = 60.0
@@ -258,7 +259,7 @@ def test_nothing_to_do_takes_no_time(guest_images: Path, envd_binary: Path, tmp_
     """No network either: apt is not even asked."""
     data_dir, cache_dir, progress = tmp_path / "data", tmp_path / "cache", Steps()
     envd = Path(shutil.copy(envd_binary, tmp_path))  # a developer may build another one at any time
-    shutil.copytree(guest_images / "cache", cache_dir, copy_function=os.link)
+    shutil.copytree(CACHE_DIR, cache_dir, copy_function=link_or_copy)
     asyncio.run(ensure_all(data_dir, envd, Silent(), cache_dir=cache_dir))
     before = {path: path.stat().st_ino for path in data_dir.glob("*/*")}
     started = time.monotonic()
@@ -267,6 +268,15 @@ def test_nothing_to_do_takes_no_time(guest_images: Path, envd_binary: Path, tmp_
     assert progress.steps == []
     assert before == {path: path.stat().st_ino for path in data_dir.glob("*/*")}
     assert {images.vmlinux, images.initrd, images.tiny, *images.rootfs.values()} == {*before}
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """The temporary directory may be on another file system than the cache."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 class Steps(Silent):
@@ -281,7 +291,7 @@ def test_a_new_envd_rebuilds_no_packages(guest_images: Path, envd_binary: Path, 
     newer = tmp_path / "envd"
     newer.write_bytes(envd_binary.read_bytes() + b"newer")
     data_dir, progress = tmp_path / "data", Steps()
-    shutil.copytree(guest_images / "cache", data_dir / "cache", copy_function=os.link)
+    shutil.copytree(CACHE_DIR, data_dir / "cache", copy_function=link_or_copy)
     images = asyncio.run(ensure_all(data_dir, newer, progress))  # with the cache in its usual place
     assert progress.steps == ["minimal image"]
     argv = [DEBUGFS, "-R", f"cat {ENVD}", str(images.rootfs["minimal"])]

@@ -257,16 +257,16 @@ async def test_the_tap_belongs_to_the_vms_user(slot: Slot) -> None:
 
 
 async def test_leaving_removes_all_that_is_not_in_use(world: World, tag: str) -> None:
-    before = await state_of_host()
+    before = await state_of_host(tag)
     async with make(tag) as slots:
         taken = await asyncio.gather(*(slots.acquire() for _ in range(5)))
-        assert await state_of_host() != before
+        assert await state_of_host(tag) != before
         await asyncio.gather(*(slots.release(slot) for slot in taken))
-    assert await state_of_host() == before
+    assert await state_of_host(tag) == before
 
 
 async def test_a_slot_in_use_is_adopted_and_leftovers_go(world: World, tag: str) -> None:
-    before = await state_of_host()
+    before = await state_of_host(tag)
     async with make(tag) as first:
         kept, lost = await first.acquire(), await first.acquire()
     async with net.guest(kept) as guest, await guest.tcp_server(49983):
@@ -276,11 +276,11 @@ async def test_a_slot_in_use_is_adopted_and_leftovers_go(world: World, tag: str)
             assert not lost.netns.exists() or (await second.acquire()).index != kept.index
             (await second.connect(kept, 49983, 5)).close()
     await clean_up(tag)
-    assert await state_of_host() == before
+    assert await state_of_host(tag) == before
 
 
 async def test_clean_up_removes_what_a_killed_agent_left(world: World, tag: str) -> None:
-    before = await state_of_host()
+    before = await state_of_host(tag)
     slots = make(tag)
     await slots.__aenter__()
     async with net.guest(await slots.acquire()):
@@ -288,9 +288,9 @@ async def test_clean_up_removes_what_a_killed_agent_left(world: World, tag: str)
         slots._refiller.cancel()
         await asyncio.wait([slots._refiller])
         await clean_up(tag)  # a VM still holds the namespace
-        assert await state_of_host() == before
+        assert await state_of_host(tag) == before
     await clean_up(tag)
-    assert await state_of_host() == before
+    assert await state_of_host(tag) == before
 
 
 async def test_applying_the_hosts_rules_again_changes_nothing(slots: Slots, tag: str) -> None:
@@ -325,10 +325,11 @@ def from_guest(packet: bytes) -> bytes:
     return net.ethernet(GUEST_MAC, GATEWAY_MAC, IPV4, packet)
 
 
-async def state_of_host() -> tuple[str, list[str], list[tuple[str, str]]]:
+async def state_of_host(tag: str) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """/run/netns is shared with every installation of this machine, the rest is this test's own."""
     names = sorted(line.split()[0] for line in output("ip", "netns").splitlines())
     links = sorted(name for _, name in socket.if_nameindex())
-    return str([name for name in names if name.startswith("wrenn-")]), links, await Nft().tables()
+    return [name for name in names if name.startswith(f"wrenn-{tag}-")], links, await Nft().tables()
 
 
 def without_counters(table: str) -> list[str]:
