@@ -277,6 +277,13 @@ async def test_a_damaged_state_is_refused_and_leaves_nothing(
     content[len(content) // 2] ^= 1
     (snapshot / "state").chmod(0o644)
     (snapshot / "state").write_bytes(content)
+    with pytest.raises(VmmError, match="state is damaged"):
+        async with driver.restore(tiny(where, data), where.place, snapshot):
+            pass
+    # A manifest that agrees gets as far as Firecracker.
+    manifest = json.loads((snapshot / "vmm.json").read_text())
+    manifest["state_sha256"] = hashlib.sha256(content).hexdigest()
+    (snapshot / "vmm.json").write_text(json.dumps(manifest))
     with pytest.raises(VmmError, match="CRC64"):
         async with driver.restore(tiny(where, data), where.place, snapshot):
             pass

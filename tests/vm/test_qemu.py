@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -104,8 +105,8 @@ async def test_a_template_is_restored_many_times_and_never_changes(
 async def test_pause_and_restore_keep_memory_and_processes(
     driver: QemuDriver, places: VmPlaces, template: Template, tmp_path: Path
 ) -> None:
-    where, again = places.make(), places.make()
-    paused = tmp_path / "paused"
+    where, again, third = places.make(), places.make(), places.make()
+    paused, twice = tmp_path / "paused", tmp_path / "twice"
     paused.mkdir()
     async with driver.restore(template.spec(where), where.place, template.snapshot) as vm:
         await ready(where)
@@ -119,16 +120,28 @@ async def test_pause_and_restore_keep_memory_and_processes(
         assert await run(where, "cat /dev/shm/mark") == "kept\n"
         await vm.pause()
         again.copy_overlay(where.overlay)
-    async with driver.restore(again.spec(template.data), again.place, paused):
+        # The template's pages are not written again.
+        assert (paused / "memory").stat().st_ino == (template.snapshot / "memory").stat().st_ino
+        assert (paused / "changes").stat().st_size < (template.snapshot / "memory").stat().st_blocks * 512
+    async with driver.restore(again.spec(template.data), again.place, paused) as vm_again:
         await asyncio.to_thread(again.guest.wait)
         assert await run(again, "cat /dev/shm/mark") == "kept\n"
         assert await run(again, f"kill -0 {pid} && echo alive") == "alive\n"
+        await vm_again.pause()
+        twice.mkdir()
+        await vm_again.snapshot(twice)
+        third.copy_overlay(again.overlay)
+    shutil.rmtree(paused)
+    async with driver.restore(third.spec(template.data), third.place, twice):
+        again = third
+        await asyncio.to_thread(again.guest.wait)
+        assert await run(again, "cat /dev/shm/mark") == "kept\n"
         count = await run(again, "cat /dev/shm/count")
         assert int(await run(again, "sleep 1; cat /dev/shm/count")) > int(count)
 
 
 async def test_a_detached_vm_goes_on_and_is_adopted(
-    driver: QemuDriver, places: VmPlaces, template: Template
+    driver: QemuDriver, places: VmPlaces, template: Template, tmp_path: Path
 ) -> None:
     where = places.make()
     spec = template.spec(where)
@@ -144,6 +157,9 @@ async def test_a_detached_vm_goes_on_and_is_adopted(
             await run(where, "echo after adoption > /dev/console")
             assert "after adoption" in await adopted.console()
             await adopted.pause()
+            (tmp_path / "adopted").mkdir()
+            await adopted.snapshot(tmp_path / "adopted")
+            assert (tmp_path / "adopted/changes").exists()
             await adopted.resume()
             assert await run(where, "cat /dev/shm/mark") == "kept\n"
         assert not Path(f"/proc/{record['pid']}/exe").exists()
@@ -151,6 +167,36 @@ async def test_a_detached_vm_goes_on_and_is_adopted(
         with pytest.raises(VmGone):
             async with other.adopt(spec, where.place, record):
                 pass
+
+
+async def test_a_snapshot_whose_template_is_gone_is_whole(
+    driver: QemuDriver, places: VmPlaces, template: Template, tmp_path: Path
+) -> None:
+    where, again = places.make(), places.make()
+    alone, saved = tmp_path / "alone", tmp_path / "saved"
+    shutil.copytree(template.snapshot, alone)
+    saved.mkdir()
+    async with driver.restore(template.spec(where), where.place, alone) as vm:
+        await ready(where)
+        await run(where, "echo kept > /dev/shm/mark")
+        shutil.rmtree(alone)
+        await vm.pause()
+        await vm.snapshot(saved)
+        assert not (saved / "changes").exists()
+        again.copy_overlay(where.overlay)
+    async with driver.restore(again.spec(template.data), again.place, saved):
+        await asyncio.to_thread(again.guest.wait)
+        assert await run(again, "cat /dev/shm/mark") == "kept\n"
+
+
+async def test_a_running_vm_is_not_torn_into_a_snapshot(
+    driver: QemuDriver, places: VmPlaces, template: Template, tmp_path: Path
+) -> None:
+    where = places.make()
+    async with driver.restore(template.spec(where), where.place, template.snapshot) as vm:
+        with pytest.raises(VmmError, match="of a running VM"):
+            await vm.snapshot(tmp_path)
+        assert list(tmp_path.glob("state")) == []
 
 
 async def test_the_process_is_confined(driver: QemuDriver, places: VmPlaces, template: Template) -> None:
@@ -251,9 +297,18 @@ async def test_a_damaged_snapshot_is_refused_and_leaves_nothing(
     damaged = tmp_path / "damaged"
     shutil.copytree(template.snapshot, damaged)
     content = bytearray((damaged / "state").read_bytes())
-    content[4096:8192] = b"\xff" * 4096
+    content[100_000] ^= 1
     (damaged / "state").write_bytes(content)
-    with pytest.raises(VmmError, match="loading the snapshot"):
+    with pytest.raises(VmmError, match="state is damaged"):
+        async with driver.restore(template.spec(where), where.place, damaged):
+            pass
+    # A manifest that agrees gets as far as QEMU.
+    content[0:4] = b"nope"
+    (damaged / "state").write_bytes(content)
+    manifest = json.loads((damaged / "vmm.json").read_text())
+    manifest["state_sha256"] = hashlib.sha256(content).hexdigest()
+    (damaged / "vmm.json").write_text(json.dumps(manifest))
+    with pytest.raises(VmmError, match=r"loading the snapshot: .*Not a migration stream"):
         async with driver.restore(template.spec(where), where.place, damaged):
             pass
     assert list(where.place.directory.iterdir()) == []
@@ -287,7 +342,7 @@ async def test_a_full_disk_fails_the_snapshot_and_the_vm_goes_on(
             (small / "fill").write_bytes(b"\0" * (20 << 20))
             first, second = small / "first", small / "second"
             first.mkdir()
-            await vm.snapshot(first)  # 272 MiB are free: enough, as a snapshot has no zero pages
+            await vm.snapshot(first)  # 280 MiB are free, and another file system: a whole one
             (small / "rest").write_bytes(b"\0" * (30 << 20))
             second.mkdir()
             with pytest.raises(OSError, match="memory snapshot"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wrenn_server.hostagent.vmm.manifest import Format, Manifest, ManifestError
+from wrenn_server.hostagent.vmm.manifest import Manifest, ManifestError
 
 MACHINE = ["-smp", "1"]
 
@@ -12,16 +12,14 @@ MACHINE = ["-smp", "1"]
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
     (tmp_path / "state").write_bytes(b"12345")
-    Manifest(
-        driver="qemu", version="7.2.22", format=Format.STREAM, machine=MACHINE, sizes={"state": 5}
-    ).write(tmp_path)
+    Manifest.describe(tmp_path, ["state"], driver="qemu", version="7.2.22", machine=MACHINE).write(tmp_path)
     return tmp_path
 
 
 def test_what_was_written_is_read(snapshot: Path) -> None:
     manifest = Manifest.read(snapshot)
     manifest.check(driver="qemu", version="7.2.22", machine=MACHINE)
-    assert manifest.format is Format.STREAM
+    assert manifest.sizes == {"state": 5}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +46,9 @@ def test_an_unfinished_snapshot_is_none(tmp_path: Path) -> None:
 def test_files_must_be_complete(snapshot: Path) -> None:
     (snapshot / "state").write_bytes(b"1234")
     with pytest.raises(ManifestError, match="state has 4 bytes instead of 5"):
+        Manifest.read(snapshot)
+    (snapshot / "state").write_bytes(b"12346")
+    with pytest.raises(ManifestError, match="state is damaged"):
         Manifest.read(snapshot)
     (snapshot / "state").unlink()
     with pytest.raises(ManifestError, match="state is missing"):

@@ -3,7 +3,6 @@
 from wrenn_server.hostagent.vmm.qemu_command import (
     Accel,
     Machine,
-    Memory,
     command,
     kernel_args,
     machine_arguments,
@@ -18,7 +17,8 @@ qemu-system-x86_64
 -object memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/7,share=off
 -add-fd fd=4,set=4
 -add-fd fd=5,set=5
--M microvm,acpi=on,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,dump-guest-core=off,mem-merge=off,memory-backend=ram
+-M microvm,acpi=on,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,dump-guest-core=off,mem-merge=off,suppress-vmdesc=on,memory-backend=ram
+-global migration.send-configuration=off
 -cpu max
 -smp 2
 -m 512
@@ -44,21 +44,16 @@ qemu-system-x86_64
 
 
 def test_the_command_of_a_restore() -> None:
-    argv = command("qemu-system-x86_64", "sbx", MACHINE, Memory.PRIVATE, append=None, incoming=True)
+    argv = command("qemu-system-x86_64", "sbx", MACHINE, append=None)
     assert argv == GOLDEN.split()
 
 
 def test_a_boot_has_a_kernel_and_its_own_shared_memory() -> None:
-    argv = command("qemu", "sbx", MACHINE, Memory.SHARED, append="quiet init=/x", incoming=False)
+    argv = command("qemu", "sbx", MACHINE, append="quiet init=/x")
     assert argv[-6:] == [
         "-kernel", "/proc/self/fd/8", "-initrd", "/proc/self/fd/9", "-append", "quiet init=/x",
     ]  # fmt: skip
     assert "memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/7,share=on" in argv
-
-
-def test_plain_memory_has_no_file() -> None:
-    argv = command("qemu", "sbx", MACHINE, Memory.ANONYMOUS, append=None, incoming=True)
-    assert "memory-backend-ram,id=ram,size=512M" in argv
 
 
 def test_kvm_needs_no_emulated_timers() -> None:
@@ -66,7 +61,7 @@ def test_kvm_needs_no_emulated_timers() -> None:
     words = machine_arguments(machine)
     assert words[words.index("-cpu") + 1] == "host"
     assert "pit=off,pic=off" in words[words.index("-M") + 1]
-    assert "kvm" in command("qemu", "sbx", machine, Memory.PRIVATE, append=None, incoming=True)
+    assert "kvm" in command("qemu", "sbx", machine, append=None)
 
 
 def test_nothing_of_one_vm_is_in_what_snapshots_are_compared_by() -> None:

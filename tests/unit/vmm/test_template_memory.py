@@ -93,7 +93,7 @@ async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     for path in (one, two, one, three):
         async with cache.use(path):
             pass
-    assert list(cache._entries) == [one, three]
+    assert [identity[1] for identity in cache._entries] == [one.stat().st_ino, three.stat().st_ino]
     assert len(open_memfds()) == 2
     cache.close()
     assert open_memfds() == set()
@@ -116,7 +116,13 @@ async def test_a_snapshot_that_was_replaced_is_read_anew(cache: TemplateMemory, 
     write_sparse(tmp_path / "fresh", b"new!").rename(path)
     async with cache.use(path) as fd:
         assert os.pread(fd, 4, 8 * MIB) == b"new!"
-    assert len(open_memfds()) == 1
+
+
+async def test_two_names_of_one_file_share_its_memory(cache: TemplateMemory, tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "memory", b"mark")
+    os.link(path, tmp_path / "paused")
+    async with cache.use(path) as one, cache.use(tmp_path / "paused") as other:
+        assert one == other
 
 
 async def test_a_failure_is_not_kept(

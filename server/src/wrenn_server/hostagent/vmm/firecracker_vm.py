@@ -11,7 +11,7 @@ from wrenn_server.hostagent.vmm.console import Tail
 from wrenn_server.hostagent.vmm.disk import copy, require_space
 from wrenn_server.hostagent.vmm.firecracker_api import ApiClosed, FirecrackerApi
 from wrenn_server.hostagent.vmm.jailer import MEMORY_OUT, STATE_OUT, Jail
-from wrenn_server.hostagent.vmm.manifest import Format, Manifest
+from wrenn_server.hostagent.vmm.manifest import Manifest
 from wrenn_server.hostagent.vmm.running import RunningVm
 from wrenn_server.linux.cgroup import Cgroup
 from wrenn_server.linux.process import Process
@@ -118,17 +118,17 @@ class FirecrackerVm(RunningVm):
     def _collect(self, directory: Path) -> None:
         self._jail.take(MEMORY_OUT, directory / "memory")
         self._jail.take(STATE_OUT, directory / "state")
-        sizes = {name: (directory / name).lstat().st_size for name in ("memory", "state")}
-        if sizes["memory"] != self._memory_mb << 20:
-            # Firecracker itself would load it as long as it is not too short.
-            raise VmmError(f"{self.place.id}: a memory file of {sizes['memory']} bytes")
-        Manifest(
+        manifest = Manifest.describe(
+            directory,
+            ("memory", "state"),
             driver="firecracker",
             version=self._version,
-            format=Format.TEMPLATE,
             machine=self._machine,
-            sizes=sizes,
-        ).write(directory)
+        )
+        if manifest.sizes["memory"] != self._memory_mb << 20:
+            # Firecracker itself would load it as long as it is not too short.
+            raise VmmError(f"{self.place.id}: a memory file of {manifest.sizes['memory']} bytes")
+        manifest.write(directory)
 
     def _set_base(self, base: int | None) -> None:
         if self._base is not None:

@@ -72,7 +72,7 @@ class Jail:
         """
         target = self.path(inside)
         try:
-            os.link(source, target, follow_symlinks=True)
+            os.link(source.resolve(), target)  # link(2) does not follow
         except OSError as error:
             if error.errno not in {errno.EXDEV, errno.EMLINK}:
                 raise

@@ -1,13 +1,17 @@
 """`vmm.json`: what a snapshot directory holds and which VMM can load it. Written last, so a directory without it is
-worthless."""
+worthless.
 
+Beside it: `state` (devices, the VMM's own format), `memory` (sparse, guest memory; with QEMU often a hard link to the
+memory of the template), and with QEMU `changes` (what differs from `memory`, see linux/memory.py)."""
+
+import hashlib
 import os
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-NAME = "vmm.json"
+NAME, STATE = "vmm.json", "state"
 _SIZE_LIMIT = 1 << 20
 
 
@@ -15,22 +19,29 @@ class ManifestError(Exception):
     """The snapshot is incomplete or belongs to another VMM or machine; the message says what differs."""
 
 
-class Format(StrEnum):
-    TEMPLATE = "template"
-    """`state` (devices) and `memory` (sparse, guest memory): many VMs map the memory copy-on-write."""
-    STREAM = "stream"
-    """`state` alone, with the memory inside."""
-
-
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     driver: str
     version: str
     """Of the VMM binary, exactly."""
-    format: Format
     machine: list[str]
     """Everything about the virtual hardware that must be equal at a restore."""
     sizes: dict[str, int]
     """File name to bytes."""
+    state_sha256: str
+    """Of `state`, which a VMM loads without noticing every damage. Memory is too big to be read for each restore."""
+
+    @classmethod
+    def describe(
+        cls, directory: Path, files: Sequence[str], *, driver: str, version: str, machine: list[str]
+    ) -> "Manifest":
+        """The manifest of a directory that is complete but for it."""
+        return cls(
+            driver=driver,
+            version=version,
+            machine=machine,
+            sizes={name: (directory / name).lstat().st_size for name in files},
+            state_sha256=_sha256(directory / STATE),
+        )
 
     def write(self, directory: Path) -> None:
         """Writes the manifest and makes it and the directory durable."""
@@ -58,6 +69,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
                 raise ManifestError(f"its file {name} is missing") from error
             if found != size:
                 raise ManifestError(f"its file {name} has {found} bytes instead of {size}")
+        if _sha256(directory / STATE) != manifest.state_sha256:
+            raise ManifestError(f"its file {STATE} is damaged")
         return manifest
 
     def check(self, *, driver: str, version: str, machine: list[str]) -> None:
@@ -72,6 +85,11 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
             raise ManifestError(
                 f"the machine differs: it has {gone or self.machine}, wanted is {new or machine}"
             )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_synced(path: Path, data: bytes) -> None:

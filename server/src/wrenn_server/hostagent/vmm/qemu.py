@@ -10,15 +10,17 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wrenn_server.hostagent.vmm import memory_image
 from wrenn_server.hostagent.vmm.base import Place, VmGone, VmmError, VmSpec
 from wrenn_server.hostagent.vmm.console import Tail, make_fifo, open_fifo
-from wrenn_server.hostagent.vmm.manifest import Format, Manifest, ManifestError
+from wrenn_server.hostagent.vmm.manifest import Manifest, ManifestError
+from wrenn_server.hostagent.vmm.memory_image import Base
 from wrenn_server.hostagent.vmm.qemu_command import (
     CONSOLE,
     INITRD,
@@ -32,7 +34,6 @@ from wrenn_server.hostagent.vmm.qemu_command import (
     TAP,
     Accel,
     Machine,
-    Memory,
     command,
     kernel_args,
     machine_arguments,
@@ -108,41 +109,34 @@ class QemuDriver:
             self._version = words[3]
         return self._version
 
-    def boot(
-        self, spec: VmSpec, place: Place, *, template: bool = False
-    ) -> AbstractAsyncContextManager[QemuVm]:
-        return self._boot(spec, place, Memory.SHARED if template else Memory.ANONYMOUS)
-
     @contextlib.asynccontextmanager
-    async def _boot(self, spec: VmSpec, place: Place, memory: Memory) -> AsyncGenerator[QemuVm, None]:
+    async def boot(
+        self, spec: VmSpec, place: Place, *, template: bool = False
+    ) -> AsyncGenerator[QemuVm, None]:
+        """Every snapshot is one that many VMs can restore; `template` makes no difference."""
         async with AsyncExitStack() as stack:
-            own: int | None = None
-            if memory is Memory.SHARED:
-                own = new_memory(spec.memory_mb * MIB)
-                stack.callback(os.close, own)
-            vm = await stack.enter_async_context(self._process(spec, place, memory, own, incoming=False))
-            yield vm
+            memory = new_memory(spec.memory_mb * MIB)
+            stack.callback(os.close, memory)
+            yield await stack.enter_async_context(self._process(spec, place, memory, None))
 
     @contextlib.asynccontextmanager
     async def restore(self, spec: VmSpec, place: Place, snapshot: Path) -> AsyncGenerator[QemuVm, None]:
-        manifest = self._check(spec, snapshot, await self.version())
+        self._check(spec, snapshot, await self.version())
         async with AsyncExitStack() as stack:
-            sealed: int | None = None
-            memory = Memory.ANONYMOUS
-            if manifest.format is Format.TEMPLATE:
-                memory = Memory.PRIVATE
-                sealed = await stack.enter_async_context(self._templates.use(snapshot / "memory"))
-            state = os.open(snapshot / "state", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            stack.callback(os.close, state)
-            vm = await stack.enter_async_context(self._process(spec, place, memory, sealed, incoming=True))
-            await vm.load(state)
+            try:
+                base = Base.open(snapshot / memory_image.NAME)
+                stack.callback(base.close)
+                sealed = await stack.enter_async_context(self._templates.use(base.path))
+            except OSError as error:
+                raise VmmError(f"{place.id}: the memory of the snapshot: {error}") from error
+            vm = await stack.enter_async_context(self._process(spec, place, sealed, base))
+            await vm.load(snapshot)
             yield vm
 
     @contextlib.asynccontextmanager
     async def adopt(self, spec: VmSpec, place: Place, record: dict[str, Any]) -> AsyncGenerator[QemuVm, None]:
         started = _Started(place, self._cgroups.open(place.cgroup))
         try:
-            memory = Memory(record["memory"])
             started.process = Process.open(int(record["pid"]), int(record["started"]))
             started.console, started.log = (
                 open_fifo(place.directory / name) for name in (CONSOLE_FIFO, LOG_FIFO)
@@ -160,39 +154,41 @@ class QemuDriver:
         except OSError as error:
             started.close()
             raise VmmError(f"{place.id}: cannot take over its QEMU: {error}") from error
-        async with self._vm(spec, memory, started, version) as vm:
-            yield vm
+        async with AsyncExitStack() as stack:
+            base = Base.find(record.get("base"))
+            if base is not None:
+                stack.callback(base.close)
+            yield await stack.enter_async_context(self._vm(spec, started, base, version))
 
     def _machine(self, spec: VmSpec) -> Machine:
         return Machine(accel=self._accel, vcpus=spec.vcpus, memory_mb=spec.memory_mb)
 
-    def _check(self, spec: VmSpec, snapshot: Path, version: str) -> Manifest:
+    def _check(self, spec: VmSpec, snapshot: Path, version: str) -> None:
         try:
-            manifest = Manifest.read(snapshot)
-            manifest.check(driver=self.name, version=version, machine=machine_arguments(self._machine(spec)))
+            Manifest.read(snapshot).check(
+                driver=self.name, version=version, machine=machine_arguments(self._machine(spec))
+            )
         except ManifestError as error:
             raise VmmError(f"snapshot {snapshot.name} cannot be restored: {error}") from error
-        return manifest
 
     @contextlib.asynccontextmanager
     async def _process(
-        self, spec: VmSpec, place: Place, memory: Memory, memory_fd: int | None, *, incoming: bool
+        self, spec: VmSpec, place: Place, memory: int, base: Base | None
     ) -> AsyncGenerator[QemuVm, None]:
+        """:param base: what `memory` is the content of, for a VM that is to be loaded; None: it boots."""
         version = await self.version()
         started = _Started(place, self._cgroups.open(place.cgroup))
         try:
-            await netns.in_own_thread(
-                lambda: self._start(started, spec, memory, memory_fd, incoming=incoming)
-            )
+            await netns.in_own_thread(lambda: self._start(started, spec, memory, boots=base is None))
         except BaseException as error:
             await started.undo()
             if isinstance(error, OSError):
                 raise VmmError(f"{place.id}: starting QEMU: {error}") from error
             raise
-        async with self._vm(spec, memory, started, version) as vm:
+        async with self._vm(spec, started, base, version) as vm:
             yield vm
 
-    def _vm(self, spec: VmSpec, memory: Memory, started: "_Started", version: str) -> QemuVm:
+    def _vm(self, spec: VmSpec, started: "_Started", base: Base | None, version: str) -> QemuVm:
         assert started.process is not None and started.monitor is not None  # noqa: S101, PT018 - both just made
         return QemuVm(
             started.place,
@@ -201,15 +197,13 @@ class QemuDriver:
             Tail(started.console),
             Tail(started.log, 16 << 10),
             Qmp(started.monitor),
-            memory=memory,
+            base=base,
             memory_mb=spec.memory_mb,
             machine=machine_arguments(self._machine(spec)),
             version=version,
         )
 
-    def _start(
-        self, started: "_Started", spec: VmSpec, memory: Memory, memory_fd: int | None, *, incoming: bool
-    ) -> None:
+    def _start(self, started: "_Started", spec: VmSpec, memory: int, *, boots: bool) -> None:
         """Everything that blocks, in a thread of its own that changes its namespace twice."""
         place = started.place
         machine = self._machine(spec)
@@ -221,7 +215,7 @@ class QemuDriver:
         with contextlib.ExitStack() as stack:
 
             def opened(path: Path, flags: int) -> int:
-                fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(path, flags | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
                 return fd
 
@@ -235,19 +229,18 @@ class QemuDriver:
                 LOG: started.log,
                 MONITOR: listener.fileno(),
                 ROOT: opened(spec.root_image, os.O_RDONLY),
-                OVERLAY: opened(spec.overlay, os.O_RDWR),
+                OVERLAY: opened(spec.overlay, os.O_RDWR | os.O_NOFOLLOW),
+                MEMORY: memory,
             }
             append = None
-            if memory_fd is not None:
-                fds[MEMORY] = memory_fd
-            if not incoming:
+            if boots:
                 append = self._kernel_args
                 fds[KERNEL], fds[INITRD] = opened(spec.kernel, os.O_RDONLY), opened(spec.initrd, os.O_RDONLY)
             netns.enter(place.netns)
             fds[TAP] = netns.open_tap(place.tap)
             stack.callback(os.close, fds[TAP])
             netns.enter(self._empty_netns)
-            argv = command(self._binary, place.id, machine, memory, append=append, incoming=incoming)
+            argv = command(self._binary, place.id, machine, append=append)
             user = User(uid=place.uid, gid=place.gid, groups=self._groups)
             started.process = spawn(confined(argv, user=user, cgroup=started.cgroup.procs), fds=fds)
             # The kernel queues the connection and our first command until QEMU gets there: nothing to wait for.

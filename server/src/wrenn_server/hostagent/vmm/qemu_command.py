@@ -28,16 +28,6 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
-class Memory(StrEnum):
-    """Where guest memory lives."""
-
-    SHARED = "shared"
-    """A memfd of the VM's own, mapped shared: `snapshot` only has to copy it. For VMs that make a template."""
-    PRIVATE = "private"
-    """The template's sealed memfd, copy-on-write."""
-    ANONYMOUS = "anonymous"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """What a snapshot depends on."""
@@ -68,7 +58,9 @@ def machine_arguments(machine: Machine) -> list[str]:
     # fmt: off
     return [
         "-M", f"microvm,acpi=on,x-option-roms=off,pit={legacy},pic={legacy},rtc=on,isa-serial=on,"
-              "dump-guest-core=off,mem-merge=off,memory-backend=ram",
+              "dump-guest-core=off,mem-merge=off,suppress-vmdesc=on,memory-backend=ram",
+        # The two that make a bare device state (no memory, no description) loadable, see qemu_vm.py.
+        "-global", "migration.send-configuration=off",
         "-cpu", "max" if machine.accel is Accel.TCG else "host",
         "-smp", str(machine.vcpus),
         "-m", str(machine.memory_mb),
@@ -88,18 +80,16 @@ def machine_arguments(machine: Machine) -> list[str]:
     # fmt: on
 
 
-def command(
-    binary: str, name: str, machine: Machine, memory: Memory, *, append: str | None, incoming: bool
-) -> list[str]:
-    """The whole command. `append` is the kernel's command line of a cold boot, None for a restore, whose kernel is
-    in the snapshot's memory; `incoming` waits for QMP `migrate-incoming`."""
+def command(binary: str, name: str, machine: Machine, *, append: str | None) -> list[str]:
+    """The whole command. `append` is the kernel's command line of a cold boot; None for a restore: the kernel is in the
+    memory then, which is mapped copy-on-write, and QEMU waits for QMP `migrate-incoming`."""
     accel = "kvm" if machine.accel is Accel.KVM else f"tcg,thread=multi,tb-size={TB_CACHE_MB}"
     # fmt: off
     argv = [
         binary,
         "-name", name,
         "-accel", accel,
-        "-object", _memory(memory, machine.memory_mb),
+        "-object", _memory(machine.memory_mb, shared=append is not None),
         "-add-fd", f"fd={ROOT},set={ROOT}",
         "-add-fd", f"fd={OVERLAY},set={OVERLAY}",
         *machine_arguments(machine),
@@ -109,16 +99,12 @@ def command(
     ]
     # fmt: on
     if append is not None:
-        argv += ["-kernel", _inherited(KERNEL), "-initrd", _inherited(INITRD), "-append", append]
-    if incoming:
-        argv += ["-incoming", "defer"]
-    return argv
+        return [*argv, "-kernel", _inherited(KERNEL), "-initrd", _inherited(INITRD), "-append", append]
+    return [*argv, "-incoming", "defer"]
 
 
-def _memory(memory: Memory, size_mb: int) -> str:
-    if memory is Memory.ANONYMOUS:
-        return f"memory-backend-ram,id=ram,size={size_mb}M"
-    share = "on" if memory is Memory.SHARED else "off"
+def _memory(size_mb: int, *, shared: bool) -> str:
+    share = "on" if shared else "off"
     return f"memory-backend-file,id=ram,size={size_mb}M,mem-path={_inherited(MEMORY)},share={share}"
 
 

@@ -1,17 +1,17 @@
 """One running QEMU."""
 
 import asyncio
-import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wrenn_server.hostagent.vmm import memory_image
 from wrenn_server.hostagent.vmm.base import Place, VmmError
 from wrenn_server.hostagent.vmm.console import Tail
-from wrenn_server.hostagent.vmm.disk import copy_sparse, create, require_space
-from wrenn_server.hostagent.vmm.manifest import Format, Manifest
-from wrenn_server.hostagent.vmm.qemu_command import MEMORY, Memory
+from wrenn_server.hostagent.vmm.disk import create, require_space
+from wrenn_server.hostagent.vmm.manifest import Manifest
+from wrenn_server.hostagent.vmm.memory_image import Base
 from wrenn_server.hostagent.vmm.qmp import Qmp, QmpClosed
 from wrenn_server.hostagent.vmm.running import RunningVm
 from wrenn_server.linux.cgroup import Cgroup
@@ -19,10 +19,10 @@ from wrenn_server.linux.process import Process
 
 _START_TIMEOUT = 30.0
 """Seconds until QEMU accepts commands; 25 ms on an idle machine."""
-_MOVE_TIMEOUT = 60.0
-"""Seconds for any state, plus what 20 MB/s need for the memory."""
-_UNLIMITED = 1 << 40
-"""Bytes per second; QEMU's default throttles a migration to a file like one over a network."""
+_SAVE_TIMEOUT = _LOAD_TIMEOUT = 30.0
+"""Seconds for the state of the devices, 200 KB; a few ms on an idle machine."""
+_STATE_SET = 1000
+"""Number of a set of descriptors that no drive uses."""
 _HEADROOM = 16 << 20
 """Bytes of disk space beside the memory itself."""
 
@@ -37,14 +37,15 @@ class QemuVm(RunningVm):
         log: Tail,
         monitor: Qmp,
         *,
-        memory: Memory,
+        base: Base | None,
         memory_mb: int,
         machine: list[str],
         version: str,
     ) -> None:
+        """:param base: what guest memory was restored from, where that is known; outlives the VM."""
         super().__init__(place, process, cgroup, console, log)
         self._monitor = monitor
-        self._memory = memory
+        self._base = base
         self._memory_mb = memory_mb
         self._machine = machine
         self._version = version
@@ -80,7 +81,7 @@ class QemuVm(RunningVm):
             "version": self._version,
             "pid": self._process.pid,
             "started": self._process.started,
-            "memory": str(self._memory),
+            "base": self._base.record() if self._base is not None else None,
         }
 
     def shutdown_cause(self) -> str | None:
@@ -92,89 +93,95 @@ class QemuVm(RunningVm):
     async def resume(self) -> None:
         await self._monitor.execute("cont")
 
-    async def load(self, state: int) -> None:
-        """Loads a migration stream and lets the VM run.
+    async def load(self, snapshot: Path) -> None:
+        """Brings the state of a snapshot into a fresh QEMU that waits for it, and lets the VM run.
 
         :raises VmmError: the state does not fit; QEMU has ended then.
         """
+        state = os.open(snapshot / "state", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._move = asyncio.get_running_loop().create_future()
         try:
-            await self._migrate("migrate-incoming", state)
-            await self.resume()
+            if (snapshot / memory_image.CHANGES).exists():
+                # Before the devices: virtio reads its rings while it is loaded.
+                await asyncio.to_thread(memory_image.apply, self.pid, snapshot)
+            events = [{"capability": "events", "state": True}]
+            answers = [
+                self._monitor.start("migrate-set-capabilities", {"capabilities": events}),
+                self._monitor.start("getfd", {"fdname": "state"}, fds=[state]),
+                self._monitor.start("migrate-incoming", {"uri": "fd:state"}),
+            ]
+            async with asyncio.timeout(_LOAD_TIMEOUT):
+                await asyncio.gather(*answers)
+                # What was saved says that the VM runs, so it does as soon as it is loaded.
+                await self._moved()
+        except TimeoutError as error:
+            raise VmmError(f"{self.place.id}: loading the snapshot: no end in sight") from error
         except QmpClosed as error:
             raise await self.ended_early("loading the snapshot", error) from error
+        except OSError as error:
+            raise VmmError(f"{self.place.id}: loading the snapshot: {error}") from error
+        finally:
+            self._move = None
+            os.close(state)
 
     async def snapshot(self, directory: Path) -> None:
-        form = Format.TEMPLATE if self._memory is Memory.SHARED else Format.STREAM
-        require_space(directory, (self._memory_mb << 20) + _HEADROOM)
-        files = ["state"]
-        state = create(directory / "state")
+        """QEMU writes the devices, we write the memory: a migration would read all of it, and could not tell what is
+        the template's."""
+        if (await self._monitor.execute("query-status")).get("running") is not False:
+            raise VmmError(f"{self.place.id}: a snapshot of a running VM was asked for")
+        needed = memory_image.needed(self.pid, directory, self._memory_mb, self._base)
+        require_space(directory, needed + _HEADROOM)
         try:
-            await self._migrate("migrate", state)
-            await asyncio.to_thread(os.fsync, state)
-        except VmmError as error:
-            require_space(directory, 1 << 20)  # a full disk is told as such
-            if isinstance(error, QmpClosed):
-                raise await self.ended_early("writing the snapshot", error) from error
+            await self._save_devices(directory / "state")
+            files = await asyncio.to_thread(memory_image.write, self.pid, directory, self._base)
+        except QmpClosed as error:
+            raise await self.ended_early("writing the snapshot", error) from error
+        except VmmError:
+            require_space(directory, _HEADROOM)  # a full disk is told as such
             raise
-        finally:
-            os.close(state)
-        if form is Format.TEMPLATE:
-            files.append("memory")
-            await asyncio.to_thread(_copy_memory, self.pid, directory / "memory")
-        manifest = Manifest(
-            driver="qemu",
-            version=self._version,
-            format=form,
-            machine=self._machine,
-            sizes={name: (directory / name).lstat().st_size for name in files},
-        )
-        await asyncio.to_thread(manifest.write, directory)
+        await asyncio.to_thread(self._seal, directory, ["state", *files])
 
-    async def _migrate(self, command: str, state: int) -> None:
-        """One move of the VM's state out of or into QEMU. The commands are sent in one go; QEMU keeps the order.
-
-        Without `x-ignore-shared` the memory is in the stream; with it, only what is not shared with us.
-        """
-        if self._move is not None:
-            raise VmmError(f"{self.place.id}: another {command} is under way")
-        self._move = asyncio.get_running_loop().create_future()
-        ignore_shared = self._memory is not Memory.ANONYMOUS and not (
-            self._memory is Memory.PRIVATE and command == "migrate"
+    def _seal(self, directory: Path, files: list[str]) -> None:
+        manifest = Manifest.describe(
+            directory, files, driver="qemu", version=self._version, machine=self._machine
         )
-        capabilities = [
-            {"capability": "events", "state": True},
-            {"capability": "x-ignore-shared", "state": ignore_shared},
-        ]
+        manifest.write(directory)
+
+    async def _save_devices(self, path: Path) -> None:
+        """`xen-save-devices-state` has nothing of Xen but its name: the stream of a migration without the memory."""
+        state = create(path)
         try:
-            answers = [
-                self._monitor.start("migrate-set-capabilities", {"capabilities": capabilities}),
-                self._monitor.start("migrate-set-parameters", {"max-bandwidth": _UNLIMITED}),
-                self._monitor.start("getfd", {"fdname": "state"}, fds=[state]),
-                self._monitor.start(command, {"uri": "fd:state"}),
-            ]
-            async with asyncio.timeout(_MOVE_TIMEOUT + self._memory_mb / 20):
+            # QEMU takes a descriptor out of a set only if it was opened exactly as QEMU would open the file.
+            write_only = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                answers = [
+                    self._monitor.start("add-fd", {"fdset-id": _STATE_SET}, fds=[write_only]),
+                    self._monitor.start(
+                        "xen-save-devices-state", {"filename": f"/dev/fdset/{_STATE_SET}", "live": False}
+                    ),
+                    self._monitor.start("remove-fd", {"fdset-id": _STATE_SET}),
+                ]
+            finally:
+                os.close(write_only)
+            async with asyncio.timeout(_SAVE_TIMEOUT):
                 for answer in await asyncio.gather(*answers, return_exceptions=True):
                     if isinstance(answer, BaseException):
                         raise answer
-                await self._moved(command)
+            await asyncio.to_thread(os.fsync, state)
         except TimeoutError as error:
-            raise VmmError(f"{self.place.id}: {command}: no end in sight") from error
+            raise VmmError(f"{self.place.id}: QEMU does not finish its state") from error
         finally:
-            self._move = None
+            os.close(state)
 
-    async def _moved(self, command: str) -> None:
+    async def _moved(self) -> None:
         assert self._move is not None  # noqa: S101 - set by the only caller
         ended = asyncio.ensure_future(self.wait())
         try:
             await asyncio.wait({self._move, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
-        if not self._move.done():
-            raise QmpClosed(f"{command}: QEMU has ended")
-        if self._move.result() != "completed":
-            status = await self._monitor.execute("query-migrate")
-            reason = str(status.get("error-desc", self._move.result()))[:500]
-            raise VmmError(f"{self.place.id}: {command}: {reason}")
+        if not self._move.done() or self._move.result() != "completed":
+            raise QmpClosed("QEMU ends after a load that failed")
 
     def _event(self, name: str, data: dict[str, Any]) -> None:
         if name == "SHUTDOWN":
@@ -183,14 +190,3 @@ class QemuVm(RunningVm):
         ended = name == "MIGRATION" and data.get("status") in {"completed", "failed", "cancelled"}
         if ended and self._move is not None and not self._move.done():
             self._move.set_result(str(data["status"]))
-
-
-def _copy_memory(pid: int, path: Path) -> None:
-    # QEMU keeps the inherited descriptor; through /proc it is there for an agent that was restarted, too.
-    source = os.open(f"/proc/{pid}/fd/{MEMORY}", os.O_RDONLY | os.O_CLOEXEC)
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, source)
-        target = create(path)
-        stack.callback(os.close, target)
-        copy_sparse(source, target)
-        os.fsync(target)

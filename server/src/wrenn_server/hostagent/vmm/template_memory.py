@@ -1,4 +1,5 @@
-"""Memory of templates: one sealed memfd a snapshot, which all VMs restored from it map copy-on-write.
+"""Memory of templates: one sealed memfd a memory file, which all VMs restored from it map copy-on-write, also those
+that were paused since: their snapshots hold a hard link to the same file.
 
 QEMU before 8.2 opens the memory file for writing even for a private mapping. A file that every VM's uid may write
 would let one escaped guest change all others; seals make that impossible for everybody, us included.
@@ -41,9 +42,11 @@ def seal_copy(path: Path) -> int:
         os.close(source)
 
 
+_Identity = tuple[int, int, int]
+
+
 @dataclass(slots=True)
 class _Entry:
-    identity: tuple[int, int, int]
     making: "asyncio.Future[int]"
     size: int
     users: int = 0
@@ -55,7 +58,7 @@ class TemplateMemory:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: OrderedDict[Path, _Entry] = OrderedDict()
+        self._entries: OrderedDict[_Identity, _Entry] = OrderedDict()
 
     @contextlib.asynccontextmanager
     async def use(self, path: Path) -> AsyncGenerator[int, None]:
@@ -64,40 +67,40 @@ class TemplateMemory:
         :raises OSError: the file is missing, or memory is short.
         """
         stat = os.stat(path)
+        # The number of a deleted file may come back; its time does not.
         identity = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
-        entry = self._entries.get(path)
-        if entry is None or entry.identity != identity or (entry.making.done() and entry.making.exception()):
+        entry = self._entries.get(identity)
+        if entry is None or (entry.making.done() and entry.making.exception()):
             making = asyncio.ensure_future(asyncio.to_thread(seal_copy, path))
-            self._forget(path)
-            entry = self._entries[path] = _Entry(identity, making, stat.st_blocks * 512)
-        self._entries.move_to_end(path)
+            entry = self._entries[identity] = _Entry(making, stat.st_blocks * 512)
+        self._entries.move_to_end(identity)
         entry.users += 1
         try:
             self._shrink()
             yield await asyncio.shield(entry.making)
         finally:
             entry.users -= 1
-            if self._entries.get(path) is not entry:
+            if self._entries.get(identity) is not entry:
                 self._drop(entry)
 
     def close(self) -> None:
         """Gives up all of it."""
-        for path in list(self._entries):
-            self._forget(path)
+        for identity in list(self._entries):
+            self._forget(identity)
 
-    def _forget(self, path: Path) -> None:
-        entry = self._entries.pop(path, None)
+    def _forget(self, identity: _Identity) -> None:
+        entry = self._entries.pop(identity, None)
         if entry is not None:
             self._drop(entry)
 
     def _shrink(self) -> None:
         total = sum(entry.size for entry in self._entries.values())
-        for path, entry in list(self._entries.items()):
+        for identity, entry in list(self._entries.items()):
             if total <= self._limit:
                 return
             if entry.users == 0:
                 total -= entry.size
-                self._forget(path)
+                self._forget(identity)
 
     @staticmethod
     def _drop(entry: _Entry) -> None:
