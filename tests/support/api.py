@@ -47,11 +47,19 @@ class Client:
         return await self.request("DELETE", path, **options)
 
     async def request(
-        self, method: str, path: str, *, wrong: bool = False, headers: dict[str, str] | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        wrong: bool = False,
+        headers: dict[str, str] | None = None,
+        **options: Any,
     ) -> httpx2.Response:
         if "json" in options and not wrong:
             check_request(method, path, options["json"])
-        response = await self._http.request(method, path, headers={**self._headers, **(headers or {})}, **options)
+        response = await self._http.request(
+            method, path, headers={**self._headers, **(headers or {})}, **options
+        )
         check_response(method, path, response)
         return response
 
@@ -77,7 +85,8 @@ def check_response(method: str, path: str, response: httpx2.Response) -> None:
     content = operation["responses"][status].get("content", {})
     if "application/json" in content:
         _validate(
-            f"{_pointer(template, method)}/responses/{status}/content/application~1json/schema", response.json()
+            f"{_pointer(template, method)}/responses/{status}/content/application~1json/schema",
+            response.json(),
         )
     elif not content:
         assert response.content == b"", f"{method} {template} answered {status} with a body"

@@ -11,7 +11,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from wrenn_server.model.sandbox import Reason, Shape, State
 
 Time = Annotated[datetime, Meta(tz=True)]
-TemplateName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
+TemplateName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$(?!\n)")]
+"""In Python `$` also matches before a last newline."""
 Vcpus = Annotated[int, Meta(ge=Shape.VCPUS_MIN, le=Shape.VCPUS_MAX)]
 MemoryMb = Annotated[int, Meta(ge=Shape.MEMORY_MIN, le=Shape.MEMORY_MAX)]
 DiskMb = Annotated[int, Meta(ge=Shape.DISK_MIN, le=Shape.DISK_MAX)]

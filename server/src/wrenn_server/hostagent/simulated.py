@@ -11,20 +11,20 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import msgspec
+import uvicorn
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Limits
 from wrenn_server.hostagent import registration, rpc, tunnel
-from wrenn_server.hostagent.app import served
 from wrenn_server.hostagent.control_plane import ControlPlane
 from wrenn_server.hostagent.credentials import Credentials, Verifier
 from wrenn_server.hostagent.network.base import Slot, SlotPool
@@ -339,10 +339,33 @@ async def serving(host: SimulatedHost, credentials: Credentials, address: str) -
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="wrenn-simulated-"))
         app = rpc.build(registry, verifier, health, CollectorRegistry())
-        path = await stack.enter_async_context(served(app, Path(directory)))
+        path = await stack.enter_async_context(_served(app, directory))
         route = tunnel.routes(registry, cast("SlotPool", host), verifier, path)
         await stack.enter_async_context(Listener(address, route, trusted=True, limits=Limits(grace=0.2)))
         yield
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals are the program's business."""
+        yield
+
+
+@asynccontextmanager
+async def _served(app: object, directory: str) -> AsyncGenerator[str, None]:
+    """The RPC on a unix socket; gives its path. Not that of `app`, which needs every VMM and host tool to load."""
+    path = f"{directory}/agent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(path)
+        listening.listen(512)
+        server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))  # pyright: ignore[reportArgumentType] - Litestar's own ASGI types are not uvicorn's
+        task = asyncio.create_task(server.serve(sockets=[listening]), name="simulated rpc")
+        try:
+            yield path
+        finally:
+            server.should_exit = True
+            await task
 
 
 def _free(listen: str) -> str:

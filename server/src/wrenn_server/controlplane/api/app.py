@@ -41,7 +41,7 @@ async def metrics() -> Response[bytes]:
 
 def build(cp: ControlPlane) -> ASGIApp:
     # Outside of Litestar, whose own middleware does not see paths and methods that it does not know.
-    return http.request_ids(litestar(cp))
+    return http.outermost(litestar(cp))
 
 
 def litestar(cp: ControlPlane | None) -> Litestar:

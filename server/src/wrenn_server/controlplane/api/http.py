@@ -1,5 +1,7 @@
 """What all requests have in common: an id, strict bodies, and problems instead of tracebacks."""
 
+import asyncio
+import contextlib
 import re
 from typing import Any, cast
 
@@ -8,7 +10,7 @@ import structlog
 from litestar import Request, Response
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
 from wrenn_server.model import errors
 from wrenn_server.model.errors import InvalidRequest, TooLarge, WrennError
@@ -20,6 +22,8 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """In JSON a backslash only occurs in strings, so this finds exactly the escaped NUL characters."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
 _STATE = "request_id"
+_DRAINED = 32 * 1024 * 1024
+_DRAIN_SEC = 10.0
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
 log = structlog.get_logger()
@@ -42,10 +46,11 @@ class StrictRequest(Request[Any, Any, Any]):
             raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
-def request_ids(app: ASGIApp) -> ASGIApp:
-    """Gives every request an id, in `X-Request-Id`, in problems and in log lines."""
+def outermost(app: ASGIApp) -> ASGIApp:
+    """Gives every request an id, in `X-Request-Id`, in problems and in log lines; and reads the rest of a body before
+    it refuses the request, because a client that is still sending would see a reset instead of the answer."""
 
-    async def identified(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
@@ -55,16 +60,33 @@ def request_ids(app: ASGIApp) -> ASGIApp:
         scope.setdefault("state", {})  # pyright: ignore[reportUnknownMemberType] - a TypedDict of Litestar's
         scope["state"][_STATE] = request_id
         header = (b"x-request-id", request_id.encode())
+        more = True
 
-        async def marked(message: Message) -> None:
+        async def receive_counted() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+            nonlocal more
+            message = await receive()
+            more = message["type"] == "http.request" and bool(message.get("more_body"))
+            return message
+
+        async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), header]
+                if message["status"] >= 400:
+                    await drain()
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await app(scope, receive, marked)
+        async def drain() -> None:
+            left = _DRAINED
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_SEC):
+                    while more and left > 0:
+                        message = await receive_counted()
+                        left -= len(message.get("body") or b"")
 
-    return identified
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await app(scope, receive_counted, send_marked)
+
+    return wrapped
 
 
 def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Response[bytes]:
