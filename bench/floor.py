@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, TAP
 from wrenn_server.hostagent.vmm import qemu_command as command
-from wrenn_server.hostagent.vmm.template_memory import seal_copy
+from wrenn_server.hostagent.vmm.template_memory import new_memory, seal_copy
 from wrenn_server.linux import netns
 
 T = TypeVar("T")
@@ -88,9 +88,7 @@ class Vm:
     def __init__(self, template: Template, name: str, overlay: Path, *, stream: Path | None = None) -> None:
         self.namespace = name
         machine = command.Machine(accel=command.Accel.TCG, vcpus=template.vcpus, memory_mb=template.memory_mb)
-        self.template_memory = stream is None
-        memory = command.Memory.PRIVATE if stream is None else command.Memory.ANONYMOUS
-        argv = command.command("qemu-system-x86_64", name, machine, memory, append=None, incoming=True)
+        argv = command.command("qemu-system-x86_64", name, machine, append=None)
         self.monitor, theirs = socket.socketpair()
         argv = [word.replace("server=on,wait=off", "server=off") for word in argv]
         null = os.open(os.devnull, os.O_RDWR)
@@ -102,27 +100,28 @@ class Vm:
             command.OVERLAY: os.open(overlay, os.O_RDWR),
             command.TAP: in_namespace(name, lambda: netns.open_tap(TAP)),
         }
-        if stream is None:
-            fds[command.MEMORY] = os.dup(template.memory_fd)
+        # A stream brings all memory with it.
+        fds[command.MEMORY] = (
+            os.dup(template.memory_fd) if stream is None else new_memory(template.memory_mb << 20)
+        )
         self.pid = spawn(argv, fds)
         for number in {*fds.values()} - {theirs.fileno()}:
             os.close(number)
         theirs.close()
         self._reader = self.monitor.makefile("rb")
-        self.load(stream or template.directory / "state")
-
-    def load(self, state: Path) -> None:
         self._receive()  # the greeting
         self._command("qmp_capabilities")
-        self._capabilities(ignore_shared=self.template_memory)
-        self._send_fd(os.open(state, os.O_RDONLY))
+        self._command("migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]})
+        self._send_fd(os.open(stream or template.directory / "state", os.O_RDONLY))
         self._migrate("migrate-incoming")
-        self._command("cont")
+        if stream is not None:
+            self._command(
+                "cont"
+            )  # it was stopped when it was saved; a template's device state says that it runs
 
     def pause_to(self, state: Path) -> None:
-        """Stops the vCPUs and writes memory and device state as a stream."""
+        """Stops the vCPUs and writes memory and device state, the way QEMU does it by itself: a migration to a file."""
         self._command("stop")
-        self._capabilities(ignore_shared=False)
         self._command("migrate-set-parameters", {"max-bandwidth": 1 << 40})
         descriptor = os.open(state, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._send_fd(os.dup(descriptor))
@@ -185,13 +184,6 @@ class Vm:
     def pss(self) -> int:
         """Bytes of memory, shared pages divided by their users."""
         return pss(self.pid)
-
-    def _capabilities(self, *, ignore_shared: bool) -> None:
-        wanted = [
-            {"capability": "events", "state": True},
-            {"capability": "x-ignore-shared", "state": ignore_shared},
-        ]
-        self._command("migrate-set-capabilities", {"capabilities": wanted})
 
     def _migrate(self, name: str) -> None:
         self._command(name, {"uri": "fd:state"})
