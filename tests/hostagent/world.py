@@ -40,6 +40,7 @@ class FakeEnvd:
         self.inits: list[dict[str, Any]] = []
         self.runs: list[str] = []
         self.refuse = False
+        self.metrics = b"{}"
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -56,15 +57,16 @@ class FakeEnvd:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
             body = await reader.readexactly(int(fields.get("content-length", 0)))
-            status = 204
+            status, answer = 204, b""
             if head.startswith("POST /process.Process/Start "):
                 status = 200
                 self.runs.append(envd.Envelopes().feed(body).__next__()[1].decode())
             if head.startswith("POST /init "):
                 status = self._init(json.loads(body), fields.get("x-access-token"))
-            writer.write(
-                f"HTTP/1.1 {status} Answer\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
-            )
+            if head.startswith("GET /metrics "):
+                status, answer = 200, self.metrics
+            framing = f"Content-Length: {len(answer)}\r\nConnection: close"
+            writer.write(f"HTTP/1.1 {status} Answer\r\n{framing}\r\n\r\n".encode() + answer)
             await writer.drain()
         writer.close()
 

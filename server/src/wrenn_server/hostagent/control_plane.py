@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from wrenn_server.wire import http1, problems, stream
-from wrenn_server.wire.head import BadHead
 
 ANSWER_LIMIT = 1024 * 1024
 
@@ -43,7 +42,7 @@ class ControlPlane:
                         "POST", self._prefix + path, headers=headers, body=msgspec.json.encode(value)
                     )
                     body = await response.read(limit=ANSWER_LIMIT)
-            except (BadHead, http1.TooMuch) as error:
+            except http1.TooMuch as error:
                 raise http1.Broken(f"{self.url} does not answer as a control plane does") from error
         if not 200 <= response.status < 300:
             raise problems.decode(response.status, body)

@@ -1,6 +1,5 @@
 """The calls of `wire/agent.py` over HTTP: parse, ask the registry, shape. Who may call is checked before anything."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -136,8 +135,6 @@ def _problem(request: AnyRequest, error: Exception) -> Response[bytes]:
         failure = kind(error.detail or "the request cannot be carried out")
     elif isinstance(error, WrennError):
         failure = error
-    elif isinstance(error, asyncio.CancelledError):
-        raise error
     else:
         log.error(
             "a call failed", action="rpc_error", request_id=request_id, path=request.url.path, exc_info=error

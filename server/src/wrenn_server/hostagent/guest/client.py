@@ -19,7 +19,6 @@ import msgspec
 
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.wire import envd, http1, stream
-from wrenn_server.wire.head import BadHead
 
 T = TypeVar("T")
 
@@ -158,7 +157,7 @@ class Guest:
                 while True:
                     try:
                         return await talk()
-                    except (BadHead, http1.TooMuch) as error:
+                    except http1.TooMuch as error:
                         raise GuestFailed(f"{doing}: not an answer that envd gives: {error}") from error
                     except (TimeoutError, OSError) as error:
                         last = error
