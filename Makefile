@@ -73,6 +73,11 @@ check: lint test ## fmt + vet + lint + types + import rules + tests
 fmt: bootstrap ## format Python and Go
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . && cd envd && $(GO) fmt ./...
 
+.PHONY: generate
+generate: bootstrap ## api/openapi.json from the API's types, the SDK's sync half from its async half
+	@$(BIN)/python -m wrenn_server.controlplane.api.openapi api/openapi.json
+	@$(BIN)/python sdk/python/scripts/generate_sync.py
+
 .PHONY: lint
 lint: bootstrap ## formatting, ruff, types, import rules, go vet, staticcheck, shellcheck
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
