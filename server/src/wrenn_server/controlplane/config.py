@@ -30,17 +30,15 @@ class AgentAddress:
 
         :raises ValueError:
         """
-        parts = urlsplit(text if "://" in text else f"//{text}")
-        if (
-            parts.scheme not in {"", "http", "https"}
-            or parts.path not in {"", "/"}
-            or parts.query
-            or "@" in text
-        ):
+        try:
+            parts = urlsplit(text if "://" in text else f"//{text}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError("expected HOST:PORT") from error
+        strange = parts.scheme not in {"", "http", "https"} or parts.path not in {"", "/"} or parts.query
+        if not host or not port or strange or any(c <= " " or c > "~" or c == "@" for c in text):
             raise ValueError("expected HOST:PORT")
-        if not parts.hostname or not parts.port or any(c <= " " or c > "~" for c in text):
-            raise ValueError("expected HOST:PORT")
-        return cls(parts.hostname, parts.port)
+        return cls(host, port)
 
     @property
     def is_loopback(self) -> bool:

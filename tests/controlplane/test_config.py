@@ -1,0 +1,70 @@
+"""Settings from the environment and from `.env`."""
+
+from pathlib import Path
+
+import pytest
+
+from wrenn_server.controlplane.config import AgentAddress, ConfigError, load
+
+ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
+
+
+def test_the_example_as_it_stands() -> None:
+    config = load({}, ENV_EXAMPLE)
+    assert config.database_url == "postgres://wrenn:wrenn@localhost:5432/wrenn?sslmode=disable"
+    assert config.listen == "0.0.0.0:8000"
+    assert config.agent == AgentAddress("localhost", 50051)
+
+
+def test_defaults() -> None:
+    config = load({}, None)
+    assert (config.database_url, config.listen) == (None, "0.0.0.0:8000")
+    assert config.data_dir == Path("/var/lib/wrenn")
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# a comment\n\nexport CP_LISTEN_ADDR=':1'\nWRENN_DATA_DIR=\"/x\"\n")
+    config = load({"CP_LISTEN_ADDR": "[::1]:2"}, tmp_path / ".env")
+    assert (config.listen, config.data_dir) == ("[::1]:2", Path("/x"))
+
+
+def test_all_mistakes_are_named_at_once_and_no_password() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(
+            {"DATABASE_URL": "mysql://u:secret@h/d", "CP_LISTEN_ADDR": "8000", "CP_MEMORY_OVERCOMMIT": "0"},
+            None,
+        )
+    text = str(refused.value)
+    assert all(name in text for name in ("DATABASE_URL", "CP_LISTEN_ADDR", "CP_MEMORY_OVERCOMMIT"))
+    assert "secret" not in text
+
+
+def test_a_line_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\nnonsense\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        load({}, tmp_path / ".env")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("http://localhost:50051", "localhost", 50051, True),
+        ("127.0.0.1:1", "127.0.0.1", 1, True),
+        ("[::1]:1", "::1", 1, True),
+        ("10.0.1.5:50051", "10.0.1.5", 50051, False),
+        ("https://agent.example:443", "agent.example", 443, False),
+    ],
+)
+def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
+    address = AgentAddress.parse(text)
+    assert (address.host, address.port, address.is_loopback) == (host, port, loopback)
+    assert AgentAddress.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", ":1", "host:", "host:0", "host:65536", "u@h:1", "h:1/p", "h:1?q", "ftp://h:1", "a b:1", "h:x"],
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT"):
+        AgentAddress.parse(text)

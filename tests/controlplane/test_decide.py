@@ -1,0 +1,141 @@
+"""What is believed of a host's report: the whole table of row × report, and that no decision breaks the state machine."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from wrenn_server.controlplane.reconcile.decide import (
+    Decision,
+    Nothing,
+    Remove,
+    Settle,
+    Wait,
+    absent,
+    from_report,
+)
+from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.model.sandbox import Reason, State, may
+from wrenn_server.wire.agent import SandboxReport
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def row(
+    state: State, generation: int = 2, *, expires_at: datetime | None = None, on_timeout: str = "kill"
+) -> SandboxRow:
+    return SandboxRow(
+        id="sb" + "a" * 20, team_id="team", template_id="tpl", template="minimal", host_id="host",
+        generation=generation, state=state, vcpus=1, memory_mb=512, disk_mb=512, timeout_sec=0,
+        on_timeout=on_timeout, metadata={}, access_token="t", envd_version="", reason=None, message=None,
+        console=None, created_at=NOW, started_at=None, last_active_at=None, updated_at=NOW, expires_at=expires_at,
+        check_after=None,
+    )  # fmt: skip
+
+
+def report(state: State, generation: int = 2, reason: Reason | None = None) -> SandboxReport:
+    return SandboxReport(
+        id="sb" + "a" * 20,
+        generation=generation,
+        state=state,
+        reason=reason,
+        vcpus=1,
+        memory_mb=512,
+        disk_mb=512,
+    )
+
+
+def outcome(decision: Decision) -> State | str:
+    return decision.state if isinstance(decision, Settle) else type(decision).__name__
+
+
+@pytest.mark.parametrize(
+    ("before", "reported", "generation", "after"),
+    [
+        # the host's own acts
+        (State.RUNNING, State.PAUSED, 2, State.PAUSED),
+        (State.RUNNING, State.KILLED, 2, State.KILLED),
+        (State.RUNNING, State.FAILED, 2, State.FAILED),
+        (State.PAUSED, State.FAILED, 2, State.FAILED),
+        # what was asked for and never heard about
+        (State.STARTING, State.RUNNING, 2, State.RUNNING),
+        (State.STARTING, State.FAILED, 2, State.FAILED),
+        (State.STARTING, State.STARTING, 2, "Wait"),
+        (State.PAUSING, State.PAUSED, 2, State.PAUSED),
+        (State.PAUSING, State.RUNNING, 2, State.RUNNING),
+        (State.PAUSING, State.PAUSING, 2, "Wait"),
+        (State.RESUMING, State.RUNNING, 2, State.RUNNING),
+        (State.RESUMING, State.PAUSED, 1, State.PAUSED),
+        (State.RESUMING, State.RESUMING, 1, "Wait"),
+        (State.RESUMING, State.FAILED, 1, State.FAILED),
+        # a host that is back
+        (State.LOST, State.RUNNING, 2, State.RUNNING),
+        (State.LOST, State.PAUSED, 2, State.PAUSED),
+        (State.LOST, State.PAUSED, 1, State.PAUSED),
+        (State.LOST, State.FAILED, 2, State.FAILED),
+        # agreement, and reports of before
+        (State.RUNNING, State.RUNNING, 2, "Nothing"),
+        (State.PAUSED, State.PAUSED, 2, "Nothing"),
+        (State.PAUSED, State.PAUSED, 1, "Nothing"),
+        (State.PAUSED, State.RUNNING, 2, "Nothing"),
+        (State.RUNNING, State.PAUSED, 1, "Nothing"),
+        (State.RUNNING, State.FAILED, 1, "Nothing"),
+        (State.RUNNING, State.PAUSING, 2, "Nothing"),
+        (State.RUNNING, State.RUNNING, 3, "Nothing"),
+        # what has ended for us
+        (State.KILLING, State.RUNNING, 2, "Remove"),
+        (State.KILLED, State.RUNNING, 2, "Remove"),
+        (State.FAILED, State.PAUSED, 1, "Remove"),
+        (State.FAILED, State.FAILED, 2, "Remove"),
+    ],
+)
+def test_reports(before: State, reported: State, generation: int, after: State | str) -> None:
+    assert outcome(from_report(row(before), report(reported, generation))) == after
+
+
+def test_no_decision_breaks_the_state_machine() -> None:
+    for before, reported, generation in itertools.product(State, State, (1, 2, 3)):
+        decision = from_report(row(before), report(reported, generation))
+        if isinstance(decision, Settle):
+            assert may(before, decision.state), (before, reported, generation, decision)
+        if before.is_final:
+            assert isinstance(decision, Remove)
+        if before is State.RUNNING and generation != 2:
+            assert isinstance(decision, Nothing)
+    for before in State:
+        decision = absent(row(before), NOW)
+        if isinstance(decision, Settle):
+            assert may(before, decision.state), before
+        assert not isinstance(decision, Wait)
+
+
+def test_removal_names_the_newest_generation_that_either_side_knows() -> None:
+    assert from_report(row(State.KILLED), report(State.RUNNING, 7)) == Remove(7)
+    assert from_report(row(State.KILLED), report(State.PAUSED, 1)) == Remove(2)
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        (row(State.KILLING), Settle(State.KILLED, Reason.USER)),
+        (row(State.KILLED), Nothing()),
+        (row(State.STARTING), Settle(State.FAILED, Reason.START_FAILED, "the start never reached its host")),
+        (row(State.RUNNING, expires_at=NOW - timedelta(seconds=1)), Settle(State.KILLED, Reason.TIMEOUT)),
+        (
+            row(State.RUNNING, expires_at=NOW - timedelta(seconds=1), on_timeout="pause"),
+            Settle(State.FAILED, Reason.HOST_LOST, "its host does not know it any more"),
+        ),
+        (
+            row(State.PAUSED),
+            Settle(State.FAILED, Reason.HOST_LOST, "its host does not know it any more"),
+        ),
+    ],
+)
+def test_a_host_that_has_no_such_sandbox(subject: SandboxRow, expected: Decision) -> None:
+    assert absent(subject, NOW) == expected
+
+
+def test_the_hosts_reason_is_kept() -> None:
+    decision = from_report(row(State.RUNNING), report(State.FAILED, reason=Reason.DISK_FULL))
+    assert isinstance(decision, Settle)
+    assert decision.reason is Reason.DISK_FULL
