@@ -19,7 +19,7 @@ console = Console()
 
 
 def settings_of(
-    data_dir: Path | None, listen: str | None = None, agent_listen: str | None = None
+    :param data_dir: Path | None, listen: str | None = None, agent_listen: str | None = None
 ) -> Settings:
     absolute = data_dir.absolute() if data_dir else None
     return from_environment(dict(os.environ), data_dir=absolute, listen=listen, agent_listen=agent_listen)
@@ -27,19 +27,17 @@ def settings_of(
 
 def up(
     *,
-    detach: bool = False,
-    data_dir: Path | None = None,
-    listen: str | None = None,
-    agent_listen: str | None = None,
+    :param detach: bool = False,
+    :param data_dir: Path | None = None,
+    :param listen: str | None = None,
+    :param agent_listen: str | None = None,
 ) -> None:
     """Start everything on this machine; a second time does nothing, quickly.
 
-    Parameters
-    ----------
-    detach: Return when everything serves, instead of staying in the foreground until Ctrl-C.
-    data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
-    listen: The public address (default 127.0.0.1:8000).
-    agent_listen: The host agent's address (default 127.0.0.1:50051).
+    :param detach: Return when everything serves, instead of staying in the foreground until Ctrl-C.
+    :param data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    :param listen: The public address (default 127.0.0.1:8000).
+    :param agent_listen: The host agent's address (default 127.0.0.1:50051).
     """
     settings = settings_of(data_dir, listen, agent_listen)
     try:
@@ -68,10 +66,8 @@ def up(
 def down(*, purge: bool = False, data_dir: Path | None = None) -> None:
     """Stop everything: sandboxes are paused and stay. With --purge everything is removed.
 
-    Parameters
-    ----------
-    purge: Kill every sandbox and remove all that `wrenn up` made, the database included.
-    data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    :param purge: Kill every sandbox and remove all that `wrenn up` made, the database included.
+    :param data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
     """
     settings = settings_of(data_dir)
     try:
@@ -89,9 +85,7 @@ def down(*, purge: bool = False, data_dir: Path | None = None) -> None:
 def check(*, data_dir: Path | None = None) -> None:
     """Look at every prerequisite of this machine and say how to fix what is missing.
 
-    Parameters
-    ----------
-    data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    :param data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
     """
     settings = settings_of(data_dir)
     findings = asyncio.run(doctor.examine(settings, running=start.is_running(settings)))
