@@ -19,7 +19,7 @@ console = Console()
 
 
 def settings_of(
-    :param data_dir: Path | None, listen: str | None = None, agent_listen: str | None = None
+    data_dir: Path | None, listen: str | None = None, agent_listen: str | None = None
 ) -> Settings:
     absolute = data_dir.absolute() if data_dir else None
     return from_environment(dict(os.environ), data_dir=absolute, listen=listen, agent_listen=agent_listen)
@@ -27,10 +27,10 @@ def settings_of(
 
 def up(
     *,
-    :param detach: bool = False,
-    :param data_dir: Path | None = None,
-    :param listen: str | None = None,
-    :param agent_listen: str | None = None,
+    detach: bool = False,
+    data_dir: Path | None = None,
+    listen: str | None = None,
+    agent_listen: str | None = None,
 ) -> None:
     """Start everything on this machine; a second time does nothing, quickly.
 
