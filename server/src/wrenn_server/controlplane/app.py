@@ -4,16 +4,17 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 import uvicorn
 
-from wrenn_server.controlplane import hosts_client, keys, work
+from wrenn_server.controlplane import hosts_client, keys, seen, work
 from wrenn_server.controlplane.api import app as api
 from wrenn_server.controlplane.config import Config
 from wrenn_server.controlplane.context import ControlPlane
@@ -27,7 +28,7 @@ from wrenn_server.db.pool import Database
 from wrenn_server.edge import answers, route
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.sandbox import sandbox_upstream
-from wrenn_server.edge.target import Answer, Peer, Route, Target, Upstream
+from wrenn_server.edge.target import Answer, Exchange, Peer, Route, Target, Upstream
 from wrenn_server.model.errors import NotFound
 from wrenn_server.model.ids import SandboxId
 from wrenn_server.model.sandbox import State
@@ -62,7 +63,7 @@ async def serving(config: Config, database_url: str) -> AsyncGenerator[Running, 
         db = await stack.enter_async_context(pool.connect(database_url))
         cp = await stack.enter_async_context(composed(config, db))
         path = await stack.enter_async_context(served(api.build(cp)))
-        listener = Listener(config.listen, edge_route(cp.routes, path))
+        listener = Listener(config.listen, edge_route(cp.routes, path), observe=observer(cp))
         cp.routes.on_gone.append(listener.abort)
         await stack.enter_async_context(listener)
         yield Running(listener.address, cp)
@@ -87,25 +88,30 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
         # Work ends before what it works with does.
         doing = await stack.enter_async_context(work.running(db))
         cp = ControlPlane(config=config, db=db, keys=own, hosts=client, routes=where, work=doing)
-        for name, reconciler in (
-            (
-                "hosts",
-                loop.forever(
-                    "hosts", lambda: reconcile_hosts.converge(cp), interval=reconcile_hosts.INTERVAL
-                ),
-            ),
-            (
-                "sandboxes",
-                loop.forever(
-                    "sandboxes",
-                    lambda: reconcile_sandboxes.converge(cp),
-                    interval=reconcile_sandboxes.INTERVAL,
-                    wake=cp.wake,
-                ),
-            ),
+        for name, once, interval, wake in (
+            ("hosts", reconcile_hosts.converge, reconcile_hosts.INTERVAL, None),
+            ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),
+            ("seen", write_seen, seen.INTERVAL, None),
         ):
-            stack.enter_context(_kept(reconciler, name))
+            stack.enter_context(
+                _kept(loop.forever(name, partial(once, cp), interval=interval, wake=wake), name)
+            )
         yield cp
+
+
+async def write_seen(cp: ControlPlane) -> None:
+    await cp.seen.write(cp.db)
+
+
+def observer(cp: ControlPlane) -> Callable[[Exchange], None]:
+    """What every finished request is noted for."""
+
+    def observe(exchange: Exchange) -> None:
+        cp.metrics.observe(exchange)
+        if isinstance(exchange.to, Upstream) and isinstance(exchange.to.group, str):
+            cp.seen.sandbox(exchange.to.group)
+
+    return observe
 
 
 def edge_route(where: Routes, api_socket: str) -> Route:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from wrenn_server.controlplane.config import Config
 from wrenn_server.controlplane.hosts_client import Host, HostsClient
 from wrenn_server.controlplane.keys import Keys
+from wrenn_server.controlplane.metrics import Metrics
+from wrenn_server.controlplane.seen import Seen
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.work import Work
 from wrenn_server.db.pool import Database
@@ -19,6 +21,8 @@ class ControlPlane:
     hosts: HostsClient
     routes: Routes
     work: Work
+    seen: Seen = field(default_factory=Seen)
+    metrics: Metrics = field(default_factory=Metrics)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the reconcilers should look at once instead of at their next time."""
 

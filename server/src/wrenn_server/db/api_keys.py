@@ -62,7 +62,9 @@ async def touch(db: Executor, used: Mapping[str, datetime]) -> None:
     """Notes when keys were last used, many at once."""
     await db.execute(
         """UPDATE api_keys k SET last_used_at = u.at
-             FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at) WHERE k.id = u.id""",
+             FROM (SELECT k.id, u.at FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at)
+                     JOIN api_keys k ON k.id = u.id ORDER BY k.id FOR UPDATE OF k) u
+            WHERE k.id = u.id""",
         list(used.keys()),
         list(used.values()),
     )

@@ -279,6 +279,18 @@ async def set_timeout(
     return row(record, SandboxRow)
 
 
+async def touch(db: Executor, active: Mapping[str, datetime]) -> None:
+    """Notes when sandboxes were last used, many at once."""
+    await db.execute(
+        """UPDATE sandboxes s SET last_active_at = a.at
+             FROM (SELECT s.id, a.at FROM unnest($1::text[], $2::timestamptz[]) AS a (id, at)
+                     JOIN sandboxes s ON s.id = a.id ORDER BY s.id FOR UPDATE OF s) a
+            WHERE s.id = a.id""",
+        list(active.keys()),
+        list(active.values()),
+    )
+
+
 async def known_to(db: Executor, host_id: str, reported: Sequence[str]) -> list[SandboxRow]:
     """What should be on a host, and whatever it reports that we have on record."""
     records = await db.fetch(

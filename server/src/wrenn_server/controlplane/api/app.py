@@ -8,10 +8,11 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openapi, sandboxes, users
+from wrenn_server.controlplane.api.auth import Cp
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.model.errors import WrennError
@@ -35,8 +36,8 @@ async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @get("/metrics", include_in_schema=False)
-async def metrics() -> Response[bytes]:
-    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+async def metrics(cp: Cp) -> Response[bytes]:
+    return Response(generate_latest(cp.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def build(cp: ControlPlane) -> ASGIApp:

@@ -65,6 +65,7 @@ async def running(cp: ControlPlane, team_id: str, sandbox_id: str) -> Guest:
         raise NotFound(f"sandbox {sandbox_id} does not exist", code="sandbox_not_found")
     if location.state is not State.RUNNING or location.host_id is None or location.address is None:
         raise Conflict(f"sandbox {sandbox_id} is {location.state}, not running")
+    cp.seen.sandbox(parsed)
     return Guest(parsed, Host(location.host_id, location.address), location.access_token)
 
 

@@ -58,6 +58,7 @@ async def by_api_key(cp: ControlPlane, key: str) -> Caller:
     row = await db_api_keys.by_digest(cp.db, digest) if digest else None
     if row is None:
         raise Unauthorized("this API key is not valid", code="invalid_api_key")
+    cp.seen.key(row.id)
     return Caller(row.team_id, None, "member", False)
 
 
