@@ -34,6 +34,18 @@ def postmaster(platform: RunningPlatform) -> int:
     return int(pid_file.read_text().splitlines()[0])
 
 
+def wait_for_postmaster(platform: RunningPlatform, before: int) -> None:
+    """Until another one has finished its recovery: only then it writes `ready` into its pid file."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        files = list(platform.settings.data_dir.glob("postgres/**/postmaster.pid"))
+        lines = files[0].read_text().split() if files else []
+        if lines and lines[0] != str(before) and lines[-1] == "ready":
+            return
+        time.sleep(0.02)
+    raise AssertionError("PostgreSQL was not started again")
+
+
 def wait_for_restart(platform: RunningPlatform, module: str, before: list[int]) -> float:
     """When the supervisor has started it again."""
     deadline = time.monotonic() + 20
@@ -87,7 +99,9 @@ def test_killed_control_plane_or_database_loses_nothing(platform: RunningPlatfor
             os.kill(before[0], signal.SIGKILL)
             wait_for_restart(platform, module, before)
         else:
-            os.kill(postmaster(platform), signal.SIGKILL)
+            before = [postmaster(platform)]
+            os.kill(before[0], signal.SIGKILL)
+            wait_for_postmaster(platform, before[0])
         answers(sandbox, time.monotonic() + 20)
         assert sandbox.files.read("/tmp/kept") == "kept"
         deadline = time.monotonic() + 20
