@@ -64,4 +64,4 @@ async def test_a_daemon_tells_its_starter_and_outlives_it(tmp_path: Path) -> Non
     assert os.getsid(pid) == pid
     os.kill(pid, signal.SIGKILL)
     await daemon.wait(pid)
-    os.waitpid(pid, 0)
+    os.waitpid(pid, 0)  # noqa: ASYNC222 - it has ended
