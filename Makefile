@@ -56,7 +56,7 @@ build: bootstrap build-envd ## wrenn-cp, wrenn-agent and envd as single files un
 .PHONY: build-envd
 build-envd: bootstrap ## the guest agent, static, as builds/envd
 	@mkdir -p builds
-	@cd envd && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o ../builds/envd .
+	@cd envd && CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w" -o ../builds/envd .
 
 # ---------------------------------------------------------------- checking
 
