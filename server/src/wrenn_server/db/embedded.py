@@ -159,12 +159,14 @@ def _programs(directory: Path, *, as_root: bool) -> Path:
     copy = directory / f"program-{VERSION}"
     if not copy.exists():
         scratch = Path(tempfile.mkdtemp(dir=directory, prefix=".program-"))
-        shutil.copytree(
-            installed, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.a", "include")
-        )
+        # As in the wheel: the programs look for its libraries by a path relative to their own.
+        package = installed.parent
+        for part in (installed, package.with_name(f"{package.name}.libs")):
+            target = scratch / part.relative_to(package.parent)
+            shutil.copytree(part, target, ignore=shutil.ignore_patterns("*.a", "include"))
         scratch.chmod(0o755)
         scratch.rename(copy)
-    return copy / "bin"
+    return copy / installed.relative_to(installed.parent.parent) / "bin"
 
 
 async def _start(cluster: _Cluster) -> None:
