@@ -154,7 +154,11 @@ async def test_programs_that_the_servers_user_cannot_reach_are_copied_whole(
     for part in (package, package.with_name(f"{package.name}.libs")):
         (closed / part.name).symlink_to(part)
     moved = SimpleNamespace(submodule_search_locations=[str(closed / package.name)])
-    monkeypatch.setattr(util, "find_spec", lambda name: moved)
+
+    def find_spec(name: str) -> SimpleNamespace:
+        return moved
+
+    monkeypatch.setattr(util, "find_spec", find_spec)
     reachable = tmp_path / "postgres"
     reachable.mkdir()
     programs = embedded._programs(reachable, as_root=True)
