@@ -409,3 +409,38 @@ async def test_reason_of_an_end_by_itself(world: World, host: SimulatedAgent) ->
     assert failed["console"] == "Out of memory: Killed process 1"
     assert host.host.held == {}, "the host may forget it now"
     assert await held(world, host) == (0, 0)
+
+
+async def test_a_kill_that_the_host_fails_is_tried_again(world: World, host: SimulatedAgent) -> None:
+    sandbox = await world.new_sandbox()
+    failed: list[str] = []
+
+    async def fail_once(command: Command, sandbox_id: str) -> None:
+        if command is Command.KILL and not failed:
+            failed.append(sandbox_id)
+            raise Internal("the process does not die", code="kill_failed")
+
+    host.host.before = fail_once
+    assert (await world.api.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code == 204
+    assert await world.state(sandbox["id"]) == "killing"
+    await world.cp.db.execute("UPDATE sandboxes SET check_after = now()")
+    world.cp.wake.set()
+
+    async def killed() -> bool:
+        return await world.state(sandbox["id"]) == "killed"
+
+    await eventually(killed)
+    assert host.host.held == {}
+
+
+async def test_a_heartbeat_that_is_faster_than_the_answer_to_a_create(
+    world: World, host: SimulatedAgent
+) -> None:
+    host.host.after = gate = Gate(Command.START)
+    create = asyncio.create_task(world.api.post("/v1/sandboxes", {}))
+    await gate.reached.wait()
+    await world.cp.db.execute("UPDATE sandboxes SET state = 'running', check_after = NULL")
+    gate.open.set()
+    answer = await create
+    assert (answer.status_code, answer.json()["status"]) == (201, "running")
+    assert list(host.host.held) == [answer.json()["id"]]

@@ -11,7 +11,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.controlplane.services import forks, pauses, sandboxes
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.sandbox import State
 
@@ -88,7 +88,7 @@ async def kill(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> None:
 )
 async def pause(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.Sandbox:
     """Save memory and disk and stop. Answers when all is saved."""
-    return shape.sandbox(await sandboxes.pause(cp, caller.team_id, sandbox_id), secrets=False)
+    return shape.sandbox(await pauses.pause(cp, caller.team_id, sandbox_id), secrets=False)
 
 
 @post(
@@ -98,7 +98,7 @@ async def resume(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxResume | None] = None
 ) -> schema.Sandbox:
     """Go on where it was paused."""
-    row = await sandboxes.resume(cp, caller.team_id, sandbox_id, data.timeout_sec if data else None)
+    row = await pauses.resume(cp, caller.team_id, sandbox_id, data.timeout_sec if data else None)
     return shape.sandbox(row, secrets=True)
 
 
@@ -108,7 +108,7 @@ async def fork(
 ) -> list[schema.Forked]:
     """Copies of a running sandbox, memory and disk; it keeps running. Each copy succeeds or fails by itself."""
     wanted = data or schema.SandboxFork()
-    results = await sandboxes.fork(
+    results = await forks.fork(
         cp,
         caller.team_id,
         sandbox_id,

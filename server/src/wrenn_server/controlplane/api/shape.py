@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.services.exec import ProcessInfo
 from wrenn_server.controlplane.services.files import Entry
-from wrenn_server.controlplane.services.sandboxes import Forked
+from wrenn_server.controlplane.services.forks import Forked
 from wrenn_server.db.api_keys import ApiKeyRow
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow

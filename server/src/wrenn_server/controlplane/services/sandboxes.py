@@ -7,7 +7,7 @@ done by a crash is the reconciler's (`reconcile/sandboxes.py`), which decides wi
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 
@@ -44,14 +44,6 @@ class Wanted:
     on_timeout: str
     metadata: Mapping[str, str]
     envs: Mapping[str, str] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """One of a fork's results: a sandbox, or why there is none."""
-
-    sandbox: SandboxRow | None
-    error: WrennError | None
 
 
 async def create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
@@ -93,34 +85,6 @@ async def kill(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
     :raises NotFound: it does not exist, or was killed before
     """
     await cp.work.finish(_kill(cp, team_id, sandbox_id), f"kill {sandbox_id}")
-
-
-async def pause(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow:
-    """:raises Conflict: it is not running"""
-    return await cp.work.finish(_pause(cp, team_id, sandbox_id), f"pause {sandbox_id}")
-
-
-async def resume(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int | None) -> SandboxRow:
-    """:raises Conflict: it is not paused; :raises Unavailable: its host is away, or has no room now"""
-    return await cp.work.finish(_resume(cp, team_id, sandbox_id, timeout_sec), f"resume {sandbox_id}")
-
-
-async def fork(
-    cp: ControlPlane,
-    team_id: str,
-    sandbox_id: str,
-    *,
-    count: int,
-    timeout_sec: int | None,
-    metadata: Mapping[str, str] | None,
-) -> list[Forked]:
-    """Copies of a running sandbox, memory and disk, on its host; it keeps running.
-
-    :raises Conflict: it is not running; :raises Unavailable: its host has no room for all of them
-    """
-    return await cp.work.finish(
-        _fork(cp, team_id, sandbox_id, count, timeout_sec, metadata), f"fork {sandbox_id}"
-    )
 
 
 async def set_timeout(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int) -> SandboxRow:
@@ -203,7 +167,7 @@ async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
         without=tried,
     ):
         tried.add(host.id)
-        new = _new(wanted, found.template_id)
+        new = new_row(wanted, found.template_id)
         with cp.work.leased([new.id]):
             row = await db_sandboxes.insert(cp.db, new, host.id, room)
             if row is None:
@@ -222,7 +186,7 @@ async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
     )
 
 
-def _new(wanted: Wanted, template_id: str) -> New:
+def new_row(wanted: Wanted, template_id: str) -> New:
     return New(
         id=new_sandbox_id(),
         team_id=wanted.team_id,
@@ -255,18 +219,18 @@ async def _start(cp: ControlPlane, row: SandboxRow, host: Host, envs: Mapping[st
     try:
         report = await cp.hosts.start(host, row.id, start)
     except WrennError as error:
-        await _start_failed(cp, row, host, error)
-        raise _as_answer(error, "start") from error
-    return await _started(cp, row, host, report)
+        await start_failed(cp, row, host, error)
+        raise as_answer(error, "start") from error
+    return await started(cp, row, host, report)
 
 
-async def _started(cp: ControlPlane, row: SandboxRow, host: Host, report: agent.SandboxReport) -> SandboxRow:
+async def started(cp: ControlPlane, row: SandboxRow, host: Host, report: agent.SandboxReport) -> SandboxRow:
     """Writes down that a start or resume succeeded."""
     running = await db_sandboxes.settle(
         cp.db,
         row.id,
         row.generation,
-        [row.state, State.LOST],
+        [row.state, State.LOST, State.RUNNING],  # a heartbeat or a reconciler may have been faster
         State.RUNNING,
         envd_version=report.envd_version,
         expires_at=decide.expires_at(report),
@@ -274,12 +238,15 @@ async def _started(cp: ControlPlane, row: SandboxRow, host: Host, report: agent.
     )
     if running is not None:
         return running
+    now = await db_sandboxes.get(cp.db, row.id)
+    if now is not None and not now.state.is_final and now.state is not State.KILLING:
+        return now  # its host has paused it already
     # Killed meanwhile. The kill may have reached the host before the start did.
     _clear_up(cp, row, host)
     raise Conflict(f"sandbox {row.id} was killed while it started")
 
 
-async def _start_failed(cp: ControlPlane, row: SandboxRow, host: Host, error: WrennError) -> None:
+async def start_failed(cp: ControlPlane, row: SandboxRow, host: Host, error: WrennError) -> None:
     log.warning(
         "start failed", action="start_failed", sandbox_id=row.id, host_id=host.id, error=error.message
     )
@@ -325,7 +292,8 @@ async def _end(cp: ControlPlane, row: SandboxRow) -> None:
     try:
         if row.host_id is not None:
             await cp.hosts.kill(await host_of(cp, row), row.id, row.generation)
-    except Unavailable as error:
+    except WrennError as error:
+        # What is wanted is written down: the reconciler goes on with it.
         log.warning("kill is left for later", action="kill_deferred", sandbox_id=row.id, error=error.message)
         return
     await db_sandboxes.settle(
@@ -333,139 +301,7 @@ async def _end(cp: ControlPlane, row: SandboxRow) -> None:
     )
 
 
-# Pause and resume
-
-
-async def _pause(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow:
-    row = await get(cp, team_id, sandbox_id)
-    _demand(row, State.RUNNING, "pause")
-    host = await host_of(cp, row)
-    with cp.work.leased([row.id]):
-        pausing = await db_sandboxes.begin(cp.db, row.id, row.generation, [State.RUNNING], State.PAUSING)
-        if pausing is None:
-            raise _changed(row)
-        cp.routes.forget(row.id)
-        try:
-            await cp.hosts.pause(host, row.id, row.generation)
-        except WrennError as error:
-            raise await _settle_failure(cp, pausing, host, error, "pause") from error
-        paused = await db_sandboxes.settle(
-            cp.db, row.id, row.generation, [State.PAUSING, State.LOST], State.PAUSED
-        )
-        if paused is None:
-            raise _changed(row)
-        return paused
-
-
-async def _resume(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int | None) -> SandboxRow:
-    row = await get(cp, team_id, sandbox_id)
-    _demand(row, State.PAUSED, "resume")
-    host = await host_of(cp, row)
-    with cp.work.leased([row.id]):
-        resuming = await db_sandboxes.begin_resume(cp.db, row.id, row.generation, timeout_sec, cp.config.room)
-        if resuming is None:
-            now = await get(cp, team_id, sandbox_id)
-            _demand(now, State.PAUSED, "resume")
-            raise Unavailable(
-                f"the host of sandbox {row.id} has no room for it now", code="no_hosts_available"
-            )
-        message = agent.Resume(
-            generation=resuming.generation,
-            access_token=row.access_token,
-            ttl_sec=resuming.timeout_sec or None,
-            on_timeout=row.on_timeout,
-        )
-        try:
-            report = await cp.hosts.resume(host, row.id, message)
-        except WrennError as error:
-            raise await _settle_failure(cp, resuming, host, error, "resume") from error
-        return await _started(cp, resuming, host, report)
-
-
-async def _settle_failure(
-    cp: ControlPlane, row: SandboxRow, host: Host, error: WrennError, verb: str
-) -> WrennError:
-    """After a host failed to pause or resume: what it says now is what is. Returns the error for the caller.
-
-    When the host does not answer, the row stays as it is and the reconciler asks again.
-    """
-    log.warning("the host failed", action=f"{verb}_failed", sandbox_id=row.id, error=error.message)
-    try:
-        report = await cp.hosts.get(host, row.id)
-        decision = decide.from_report(row, report) if report else decide.absent(row, datetime.now(UTC))
-        await apply(cp, row, host, decision)
-    except WrennError as later:
-        log.warning(
-            "state is asked for later", action="settle_deferred", sandbox_id=row.id, error=later.message
-        )
-    return _as_answer(error, verb)
-
-
-# Fork and timeout
-
-
-async def _fork(
-    cp: ControlPlane,
-    team_id: str,
-    sandbox_id: str,
-    count: int,
-    timeout_sec: int | None,
-    metadata: Mapping[str, str] | None,
-) -> list[Forked]:
-    source = await get(cp, team_id, sandbox_id)
-    _demand(source, State.RUNNING, "fork")
-    host = await host_of(cp, source)
-    wanted = Wanted(
-        team_id=team_id,
-        template=source.template,
-        vcpus=source.vcpus,
-        memory_mb=source.memory_mb,
-        disk_mb=source.disk_mb,
-        timeout_sec=source.timeout_sec if timeout_sec is None else timeout_sec,
-        on_timeout=source.on_timeout,
-        metadata=source.metadata if metadata is None else metadata,
-        envs={},
-    )
-    new = [_new(wanted, source.template_id) for _ in range(count)]
-    with cp.work.leased([n.id for n in new]):
-        inserted = await db_sandboxes.insert_many(cp.db, new, host.id, cp.config.room)
-        if not inserted:
-            raise Unavailable(
-                f"the host of sandbox {source.id} has no room for {count} more like it",
-                code="no_hosts_available",
-            )
-        targets = [
-            agent.ForkTarget(
-                id=row.id,
-                generation=row.generation,
-                access_token=row.access_token,
-                ttl_sec=row.timeout_sec or None,
-                on_timeout=row.on_timeout,
-            )
-            for row in inserted
-        ]
-        message = agent.Fork(generation=source.generation, targets=targets)
-        try:
-            report = await cp.hosts.fork(host, source.id, message)
-        except WrennError as error:
-            for row in inserted:
-                await _start_failed(cp, row, host, error)
-            raise _as_answer(error, "fork") from error
-        results = {result.id: result for result in report.results}
-        return [await _forked(cp, row, host, results.get(row.id)) for row in inserted]
-
-
-async def _forked(cp: ControlPlane, row: SandboxRow, host: Host, result: agent.ForkResult | None) -> Forked:
-    try:
-        if result is not None and result.report is not None:
-            return Forked(await _started(cp, row, host, result.report), None)
-        error: WrennError = Internal("the host did not fork this one", code="agent_error")
-        if result is not None and result.error_message:
-            error = Internal(result.error_message, code=result.error_code)
-        await _start_failed(cp, row, host, error)
-    except WrennError as failed:
-        error = failed
-    return Forked(None, error)
+# Timeout
 
 
 async def _set_timeout(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int) -> SandboxRow:
@@ -478,20 +314,20 @@ async def _set_timeout(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_
         try:
             report = await cp.hosts.timeout(await host_of(cp, row), row.id, message)
         except WrennError as error:
-            raise _as_answer(error, "change the timeout of") from error
+            raise as_answer(error, "change the timeout of") from error
         expires = decide.expires_at(report)
     elif row.state is not State.PAUSED:
         raise Conflict(f"cannot change the timeout of sandbox {row.id}: it is {row.state}")
-    changed = await db_sandboxes.set_timeout(cp.db, row.id, row.generation, timeout_sec, expires)
-    if changed is None:
-        raise _changed(row)
-    return changed
+    updated = await db_sandboxes.set_timeout(cp.db, row.id, row.generation, timeout_sec, expires)
+    if updated is None:
+        raise changed(row)
+    return updated
 
 
 # Errors
 
 
-def _demand(row: SandboxRow, state: State, verb: str) -> None:
+def demand(row: SandboxRow, state: State, verb: str) -> None:
     if row.state is not state:
         raise Conflict(f"cannot {verb} sandbox {row.id}: it is {row.state}")
 
@@ -500,11 +336,11 @@ def _not_found(sandbox_id: str) -> NotFound:
     return NotFound(f"sandbox {sandbox_id[:64]} does not exist", code="sandbox_not_found")
 
 
-def _changed(row: SandboxRow) -> Conflict:
+def changed(row: SandboxRow) -> Conflict:
     return Conflict(f"sandbox {row.id} was changed by somebody else at the same moment", retryable=True)
 
 
-def _as_answer(error: WrennError, verb: str) -> WrennError:
+def as_answer(error: WrennError, verb: str) -> WrennError:
     """A host's refusal as an answer to our caller, who knows nothing of generations and hosts' states."""
     if error.status in (400, 404, 409) or error.status == 500:
         return Internal(f"the host could not {verb} the sandbox: {error.message}", code="agent_error")

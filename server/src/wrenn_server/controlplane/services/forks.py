@@ -1,0 +1,103 @@
+"""Forking: copies of a running sandbox, each of which succeeds or fails by itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.hosts_client import Host
+from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.model.errors import Internal, Unavailable, WrennError
+from wrenn_server.model.sandbox import State
+from wrenn_server.wire import agent
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """One of a fork's results: a sandbox, or why there is none."""
+
+    sandbox: SandboxRow | None
+    error: WrennError | None
+
+
+async def fork(
+    cp: ControlPlane,
+    team_id: str,
+    sandbox_id: str,
+    *,
+    count: int,
+    timeout_sec: int | None,
+    metadata: Mapping[str, str] | None,
+) -> list[Forked]:
+    """Copies of a running sandbox, memory and disk, on its host; it keeps running.
+
+    :raises Conflict: it is not running; :raises Unavailable: its host has no room for all of them
+    """
+    return await cp.work.finish(
+        _fork(cp, team_id, sandbox_id, count, timeout_sec, metadata), f"fork {sandbox_id}"
+    )
+
+
+async def _fork(
+    cp: ControlPlane,
+    team_id: str,
+    sandbox_id: str,
+    count: int,
+    timeout_sec: int | None,
+    metadata: Mapping[str, str] | None,
+) -> list[Forked]:
+    source = await sandboxes.get(cp, team_id, sandbox_id)
+    sandboxes.demand(source, State.RUNNING, "fork")
+    host = await sandboxes.host_of(cp, source)
+    wanted = sandboxes.Wanted(
+        team_id=team_id,
+        template=source.template,
+        vcpus=source.vcpus,
+        memory_mb=source.memory_mb,
+        disk_mb=source.disk_mb,
+        timeout_sec=source.timeout_sec if timeout_sec is None else timeout_sec,
+        on_timeout=source.on_timeout,
+        metadata=source.metadata if metadata is None else metadata,
+        envs={},
+    )
+    new = [sandboxes.new_row(wanted, source.template_id) for _ in range(count)]
+    with cp.work.leased([n.id for n in new]):
+        inserted = await db_sandboxes.insert_many(cp.db, new, host.id, cp.config.room)
+        if not inserted:
+            raise Unavailable(
+                f"the host of sandbox {source.id} has no room for {count} more like it",
+                code="no_hosts_available",
+            )
+        targets = [
+            agent.ForkTarget(
+                id=row.id,
+                generation=row.generation,
+                access_token=row.access_token,
+                ttl_sec=row.timeout_sec or None,
+                on_timeout=row.on_timeout,
+            )
+            for row in inserted
+        ]
+        message = agent.Fork(generation=source.generation, targets=targets)
+        try:
+            report = await cp.hosts.fork(host, source.id, message)
+        except WrennError as error:
+            for row in inserted:
+                await sandboxes.start_failed(cp, row, host, error)
+            raise sandboxes.as_answer(error, "fork") from error
+        results = {result.id: result for result in report.results}
+        return [await _forked(cp, row, host, results.get(row.id)) for row in inserted]
+
+
+async def _forked(cp: ControlPlane, row: SandboxRow, host: Host, result: agent.ForkResult | None) -> Forked:
+    try:
+        if result is not None and result.report is not None:
+            return Forked(await sandboxes.started(cp, row, host, result.report), None)
+        error: WrennError = Internal("the host did not fork this one", code="agent_error")
+        if result is not None and result.error_message:
+            error = Internal(result.error_message, code=result.error_code)
+        await sandboxes.start_failed(cp, row, host, error)
+    except WrennError as failed:
+        error = failed
+    return Forked(None, error)
