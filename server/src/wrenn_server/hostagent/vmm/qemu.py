@@ -208,7 +208,10 @@ class QemuDriver:
         place = started.place
         machine = self._machine(spec)
         limits = Limits(
-            memory_max=(spec.memory_mb + OVERHEAD_MB[machine.accel]) * MIB,
+            # Twice: where the template's memfd has a hole, the kernel fills the hole (charged to the first VM that
+            # touches it, for good) before it makes the VM's private copy. A guest that uses all its memory must
+            # meet its own limits, not ours.
+            memory_max=(2 * spec.memory_mb + OVERHEAD_MB[machine.accel]) * MIB,
             pids_max=_PIDS_MAX + spec.vcpus,
             cpus=spec.vcpus + 0.5,
         )
