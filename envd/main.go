@@ -18,10 +18,14 @@ import (
 	"github.com/wrenn-dev/wrenn/envd/internal/guest"
 	"github.com/wrenn-dev/wrenn/envd/internal/httpd"
 	"github.com/wrenn-dev/wrenn/envd/internal/reaper"
+	"github.com/wrenn-dev/wrenn/envd/internal/rehearsal"
 )
 
 // version is the level of the protocol that clients switch their features by.
 var version = "0.6.13"
+
+// rehearsalLimit is ten times what an emulated guest takes.
+const rehearsalLimit = 10 * time.Second
 
 const usage = `usage: envd COMMAND
 
@@ -91,6 +95,12 @@ func serve(arguments []string) error {
 	machine, err := open(*alone)
 	if err != nil {
 		return err
+	}
+	if !*alone && !machine.State().Initialised {
+		// Before the port is open: whoever finds envd answering may snapshot the guest at once.
+		if err := rehearsal.Run(machine, rehearsalLimit); err != nil {
+			log.Printf("rehearsal: %v", err)
+		}
 	}
 	// Probes of idle connections are rare: each one wakes an idle machine.
 	config := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{

@@ -16,13 +16,15 @@ const stateFile = "run/envd/state.json"
 
 // Guest is the machine as envd sees it.
 type Guest struct {
-	touch   bool
-	root    string // "/", or a scratch directory in tests
-	state   atomic.Pointer[State]
-	cgroups *Cgroups // nil where there is no cgroup2
-	oom     *oomGuard
-	kernel  kernel
-	cpu     cpuMeter
+	touch bool
+	root  string // "/", or a scratch directory in tests
+	// where the state survives envd, below root
+	stateFile string
+	state     atomic.Pointer[State]
+	cgroups   *Cgroups // nil where there is no cgroup2
+	oom       *oomGuard
+	kernel    kernel
+	cpu       cpuMeter
 
 	initLock sync.Mutex
 }
@@ -30,7 +32,7 @@ type Guest struct {
 // Open prepares the machine for envd's life: cgroups, memory priority and the state of a previous run of this
 // boot.
 func Open() (*Guest, error) {
-	g := &Guest{touch: true, root: "/", kernel: linuxKernel{}}
+	g := &Guest{touch: true, root: "/", stateFile: stateFile, kernel: linuxKernel{}}
 	g.state.Store(&State{})
 	if err := g.load(); err != nil {
 		return nil, err

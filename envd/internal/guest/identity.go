@@ -111,12 +111,25 @@ func (g *Guest) renewBootID() error {
 	return nil
 }
 
-// overwrite writes a small file in place: it may be bind-mounted, so it cannot be renamed over.
+// overwrite writes a small file in place: it may be bind-mounted, so it cannot be renamed over. Nothing is cut off
+// before it is written: giving blocks back and taking them again is most of what it costs.
 func overwrite(path, content string, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	flags := os.O_WRONLY | os.O_CREATE
+	file, err := os.OpenFile(path, flags, mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		file, err = os.OpenFile(path, flags, mode)
+	}
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(content), mode)
+	_, err = file.WriteString(content)
+	if info, failed := file.Stat(); err == nil && failed == nil && info.Size() > int64(len(content)) {
+		err = file.Truncate(int64(len(content)))
+	}
+	return errors.Join(err, file.Close())
 }
 
 type linuxKernel struct{}

@@ -39,7 +39,7 @@ func (k *fakeKernel) bind(source, _ string) error {
 func newGuest(t *testing.T) (*Guest, *fakeKernel) {
 	t.Helper()
 	kernel := &fakeKernel{}
-	g := &Guest{touch: true, root: t.TempDir(), kernel: kernel}
+	g := &Guest{touch: true, root: t.TempDir(), stateFile: stateFile, kernel: kernel}
 	g.state.Store(&State{})
 	return g, kernel
 }
@@ -170,7 +170,7 @@ func TestStateOutlivesServe(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatal(info, err)
 	}
-	again := &Guest{touch: true, root: g.root}
+	again := &Guest{touch: true, root: g.root, stateFile: stateFile}
 	again.state.Store(&State{})
 	if err := again.load(); err != nil || !reflect.DeepEqual(again.State(), g.State()) {
 		t.Errorf("%v %+v", err, again.State())

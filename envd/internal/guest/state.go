@@ -37,11 +37,11 @@ func (g *Guest) save(state *State) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomic(filepath.Join(g.root, stateFile), data, 0o600)
+	return writeAtomic(filepath.Join(g.root, g.stateFile), data, 0o600)
 }
 
 func (g *Guest) load() error {
-	data, err := os.ReadFile(filepath.Join(g.root, stateFile))
+	data, err := os.ReadFile(filepath.Join(g.root, g.stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
@@ -49,7 +49,7 @@ func (g *Guest) load() error {
 	}
 	state := new(State)
 	if err := json.Unmarshal(data, state); err != nil {
-		return fmt.Errorf("%s: %w", stateFile, err)
+		return fmt.Errorf("%s: %w", g.stateFile, err)
 	}
 	g.state.Store(state)
 	return nil
