@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -72,18 +73,16 @@ def wait_for(url: str, log: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """A PostgreSQL that the control plane knows by its URL only."""
-    directory = tmp_path_factory.mktemp("postgres")
-    directory.chmod(0o711)
-    for parent in directory.parents:
-        if parent.stat().st_mode & 0o001 == 0:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    loop = asyncio.new_event_loop()
-    server = embedded.server(directory / "data")
-    yield loop.run_until_complete(server.__aenter__())
-    loop.run_until_complete(server.__aexit__(None, None, None))
-    loop.close()
+    # Not pytest's own directory: that is closed to other users, and the server is one.
+    with tempfile.TemporaryDirectory(prefix="wrenn-test-pg-") as directory:
+        Path(directory).chmod(0o711)
+        loop = asyncio.new_event_loop()
+        server = embedded.server(Path(directory) / "data")
+        yield loop.run_until_complete(server.__aenter__())
+        loop.run_until_complete(server.__aexit__(None, None, None))
+        loop.close()
 
 
 @pytest.fixture(scope="module")
