@@ -120,13 +120,15 @@ def _identity(*parts: Artefact) -> str:
 
 
 def main() -> None:
-    """`python -m wrenn_server.images.build [ENVD]`: builds into WRENN_DATA_DIR, with builds/envd by default."""
+    """`python -m wrenn_server.images.build [ENVD]`: builds into WRENN_DATA_DIR, with builds/envd by default, by way of
+    WRENN_CACHE_DIR."""
     data_dir = Path(os.environ.get("WRENN_DATA_DIR", "/var/lib/wrenn"))
+    cache_dir = Path(os.environ.get("WRENN_CACHE_DIR", "/var/cache/wrenn"))
     envd = Path(sys.argv[1] if len(sys.argv) > 1 else "builds/envd")
     if not envd.is_file():
         sys.exit(f"there is no envd at {envd}: `make build-envd` makes it")
     try:
-        asyncio.run(ensure_all(data_dir, envd, Lines(sys.stderr)))
+        asyncio.run(ensure_all(data_dir, envd, Lines(sys.stderr), cache_dir=cache_dir))
     except KeyboardInterrupt:
         sys.exit(130)
     except (UnsuitableHost, BadKernel, BadImage, CommandFailed, OSError) as error:
