@@ -22,6 +22,8 @@ from wrenn_server.images.rootfs import ENVD, EPOCH
 from wrenn_server.up.settings import CACHE_DIR
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+SCRATCH = shutil.ignore_patterns("tmp-*")
+"""Another installation may be building in the same cache."""
 BOOT_SECONDS = 60.0
 MKE2FS = shutil.which("mke2fs", path="/usr/sbin:/sbin") or "mke2fs"
 DEBUGFS = shutil.which("debugfs", path="/usr/sbin:/sbin") or "debugfs"
@@ -259,7 +261,7 @@ def test_nothing_to_do_takes_no_time(guest_images: Path, envd_binary: Path, tmp_
     """No network either: apt is not even asked."""
     data_dir, cache_dir, progress = tmp_path / "data", tmp_path / "cache", Steps()
     envd = Path(shutil.copy(envd_binary, tmp_path))  # a developer may build another one at any time
-    shutil.copytree(CACHE_DIR, cache_dir, copy_function=link_or_copy)
+    shutil.copytree(CACHE_DIR, cache_dir, copy_function=link_or_copy, ignore=SCRATCH)
     asyncio.run(ensure_all(data_dir, envd, Silent(), cache_dir=cache_dir))
     before = {path: path.stat().st_ino for path in data_dir.glob("*/*")}
     started = time.monotonic()
@@ -291,7 +293,7 @@ def test_a_new_envd_rebuilds_no_packages(guest_images: Path, envd_binary: Path, 
     newer = tmp_path / "envd"
     newer.write_bytes(envd_binary.read_bytes() + b"newer")
     data_dir, progress = tmp_path / "data", Steps()
-    shutil.copytree(CACHE_DIR, data_dir / "cache", copy_function=link_or_copy)
+    shutil.copytree(CACHE_DIR, data_dir / "cache", copy_function=link_or_copy, ignore=SCRATCH)
     images = asyncio.run(ensure_all(data_dir, newer, progress))  # with the cache in its usual place
     assert progress.steps == ["minimal image"]
     argv = [DEBUGFS, "-R", f"cat {ENVD}", str(images.rootfs["minimal"])]
