@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wrenn_server.hostagent.config import Address, ConfigError, load, read_env_file
+from wrenn_server.hostagent.config import Address, ConfigError, load
+from wrenn_server.linux.env_file import read_env_file
 
 
 def test_the_documented_defaults() -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wrenn_server.db.sandboxes import Room
+from wrenn_server.linux.env_file import ConfigError as ConfigError
+from wrenn_server.linux.env_file import read_env_file
 
 VERSION = version("wrenn-server")
 ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
-
-
-class ConfigError(Exception):
-    """A setting has a value that cannot be used; the message names all of them, one a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +108,6 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
     if problems:
         raise ConfigError("\n".join(problems))
     return Config(**given, room=Room(**factors))  # pyright: ignore[reportArgumentType] - each value comes from its parser
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """`NAME=value` lines; blank lines and `#` comments are skipped, matching quotes around a value removed.
-
-    :raises ConfigError: another kind of line
-    """
-    found: dict[str, str] = {}
-    for number, text in enumerate(path.read_text().splitlines(), 1):
-        line = text.strip().removeprefix("export ")
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise ConfigError(f"{path}, line {number}: expected NAME=value")
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        found[name.strip()] = value
-    return found
 
 
 def _database_url(text: str) -> str:

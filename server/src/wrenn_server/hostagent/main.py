@@ -21,6 +21,7 @@ from wrenn_server.hostagent.registration import RegistrationFailed
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.linux import notify
 from wrenn_server.linux.cgroup import Cgroups, CgroupsUnavailable
+from wrenn_server.linux.env_file import read_env_file
 from wrenn_server.obs import logs
 
 log = structlog.get_logger()
@@ -116,7 +117,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _env_file(path: Path) -> dict[str, str]:
-    return config.read_env_file(path) if path.is_file() else {}
+    return read_env_file(path) if path.is_file() else {}
 
 
 def _give_up(message: str, code: int = 1) -> int:
