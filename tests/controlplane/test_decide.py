@@ -16,7 +16,7 @@ from wrenn_server.controlplane.reconcile.decide import (
 )
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.sandbox import Reason, State, may
-from wrenn_server.wire.agent import SandboxReport
+from wrenn_server.wire.agent import Network, SandboxReport
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -27,9 +27,10 @@ def row(
     return SandboxRow(
         id="sb" + "a" * 20, team_id="team", template_id="tpl", template="minimal", host_id="host",
         generation=generation, state=state, vcpus=1, memory_mb=512, disk_mb=512, timeout_sec=0,
-        on_timeout=on_timeout, metadata={}, access_token="t", envd_version="", reason=None, message=None,
-        console=None, created_at=NOW, started_at=None, last_active_at=None, updated_at=NOW, expires_at=expires_at,
-        check_after=None,
+        on_timeout=on_timeout, pause_memory=True, auto_resume=False, saved_memory=None, metadata={},
+        network=Network(), traffic_token=None, mask_host=None, image="minimal", snapshot_id=None,
+        access_token="t", envd_version="", reason=None, message=None, console=None, created_at=NOW,
+        started_at=None, last_active_at=None, updated_at=NOW, expires_at=expires_at, check_after=None,
     )  # fmt: skip
 
 

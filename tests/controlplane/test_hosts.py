@@ -166,7 +166,7 @@ async def test_a_second_host_can_join(world: World, host: SimulatedAgent) -> Non
 async def test_templates_that_a_host_has_can_be_used(world: World) -> None:
     async with world.host(templates=["minimal", "python-data", "../evil", ""]) as agent:
         names = [t["name"] for t in (await world.api.get("/v1/templates")).json()]
-        assert names == ["minimal", "python-data"]
+        assert names == ["base", "minimal", "python-data"]
         sandbox = await world.new_sandbox(template="python-data")
         assert sandbox["host_id"] == agent.host_id
 

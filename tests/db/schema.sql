@@ -105,6 +105,14 @@ CREATE TABLE public.hosts (
     CONSTRAINT hosts_type_check CHECK ((type = 'regular'::text))
 )
 WITH (fillfactor='70');
+CREATE TABLE public.idempotency_keys (
+    team_id text NOT NULL,
+    key text NOT NULL,
+    digest bytea NOT NULL,
+    status integer,
+    answer bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE TABLE public.members (
     team_id text NOT NULL,
     user_id text NOT NULL,
@@ -117,6 +125,17 @@ CREATE TABLE public.platform_keys (
     private_pem text NOT NULL,
     public_pem text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.samples (
+    sandbox_id text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    cpu_count integer NOT NULL,
+    cpu_used_pct real NOT NULL,
+    mem_used bigint NOT NULL,
+    mem_total bigint NOT NULL,
+    mem_cache bigint NOT NULL,
+    disk_used bigint NOT NULL,
+    disk_total bigint NOT NULL
 );
 CREATE TABLE public.sandboxes (
     id text NOT NULL,
@@ -143,6 +162,14 @@ CREATE TABLE public.sandboxes (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone,
     check_after timestamp with time zone,
+    pause_memory boolean DEFAULT true NOT NULL,
+    auto_resume boolean DEFAULT false NOT NULL,
+    saved_memory boolean,
+    network jsonb DEFAULT '{}'::jsonb NOT NULL,
+    traffic_token text,
+    mask_host text,
+    image text DEFAULT ''::text NOT NULL,
+    snapshot_id text,
     CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
     CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
 )
@@ -150,16 +177,42 @@ WITH (fillfactor='80');
 CREATE TABLE public.schema_version (
     version_num character varying(32) NOT NULL
 );
+CREATE TABLE public.snapshots (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    sandbox_id text NOT NULL,
+    template_id text NOT NULL,
+    template text NOT NULL,
+    image text NOT NULL,
+    host_id text,
+    state text NOT NULL,
+    memory boolean NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb integer NOT NULL,
+    disk_mb integer NOT NULL,
+    size_bytes bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    check_after timestamp with time zone,
+    CONSTRAINT snapshots_state_check CHECK ((state = ANY (ARRAY['creating'::text, 'ready'::text, 'failed'::text, 'deleting'::text])))
+);
 CREATE TABLE public.teams (
     id text NOT NULL,
     name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.template_tags (
+    template_id text NOT NULL,
+    tag text NOT NULL,
+    snapshot_id text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE TABLE public.templates (
     id text NOT NULL,
     team_id text,
     name text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    image text
 );
 CREATE TABLE public.users (
     id text NOT NULL,
@@ -180,16 +233,24 @@ ALTER TABLE ONLY public.host_tokens
     ADD CONSTRAINT host_tokens_pkey PRIMARY KEY (digest);
 ALTER TABLE ONLY public.hosts
     ADD CONSTRAINT hosts_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (team_id, key);
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (user_id, team_id);
 ALTER TABLE ONLY public.platform_keys
     ADD CONSTRAINT platform_keys_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY public.samples
+    ADD CONSTRAINT samples_pkey PRIMARY KEY (sandbox_id, at);
 ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.schema_version
     ADD CONSTRAINT schema_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.snapshots
+    ADD CONSTRAINT snapshots_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.teams
     ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.template_tags
+    ADD CONSTRAINT template_tags_pkey PRIMARY KEY (template_id, tag);
 ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.templates
@@ -200,10 +261,16 @@ ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
 CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
+CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
+CREATE INDEX samples_at ON public.samples USING brin (at);
 CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX sandboxes_host ON public.sandboxes USING btree (host_id) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
+CREATE INDEX sandboxes_snapshot ON public.sandboxes USING btree (snapshot_id) WHERE ((snapshot_id IS NOT NULL) AND (state <> ALL (ARRAY['failed'::text, 'killed'::text])));
 CREATE INDEX sandboxes_team ON public.sandboxes USING btree (team_id, created_at DESC, id DESC);
+CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
+CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
+CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
 CREATE TRIGGER hosts_notify AFTER UPDATE OF address, status ON public.hosts FOR EACH ROW WHEN (((old.address IS DISTINCT FROM new.address) OR (old.status <> new.status))) EXECUTE FUNCTION public.hosts_notify();
 CREATE TRIGGER sandboxes_notify AFTER UPDATE ON public.sandboxes FOR EACH ROW WHEN (((old.state = 'running'::text) AND ((new.state <> old.state) OR (new.generation <> old.generation) OR (new.host_id IS DISTINCT FROM old.host_id)))) EXECUTE FUNCTION public.sandboxes_notify();
 CREATE TRIGGER sandboxes_reserve_insert AFTER INSERT OR DELETE ON public.sandboxes FOR EACH ROW EXECUTE FUNCTION public.sandboxes_reserve();
@@ -216,6 +283,8 @@ ALTER TABLE ONLY public.host_tokens
     ADD CONSTRAINT host_tokens_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.hosts
     ADD CONSTRAINT hosts_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.members
@@ -224,5 +293,13 @@ ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id);
+ALTER TABLE ONLY public.snapshots
+    ADD CONSTRAINT snapshots_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.snapshots
+    ADD CONSTRAINT snapshots_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.template_tags
+    ADD CONSTRAINT template_tags_snapshot_id_fkey FOREIGN KEY (snapshot_id) REFERENCES public.snapshots(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.template_tags
+    ADD CONSTRAINT template_tags_template_id_fkey FOREIGN KEY (template_id) REFERENCES public.templates(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;

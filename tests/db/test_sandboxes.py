@@ -12,7 +12,7 @@ from wrenn_server.db.sandboxes import New, Room, SandboxRow
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.ids import new_host_id, new_sandbox_id, new_team_id
 from wrenn_server.model.sandbox import TRANSITIONS, State
-from wrenn_server.wire.agent import HostSpecs
+from wrenn_server.wire.agent import HostSpecs, Network
 
 ROOM = Room(cpus=1.0, memory=1.0, disk=1.0)
 
@@ -39,7 +39,8 @@ def wanted(team_id: str, **changes: object) -> New:
     values: dict[str, object] = {
         "id": new_sandbox_id(), "team_id": team_id, "template_id": "tpl_x", "template": "minimal", "vcpus": 1,
         "memory_mb": 512, "disk_mb": 5120, "timeout_sec": 0, "on_timeout": "kill", "metadata": {},
-        "access_token": "t",
+        "access_token": "t", "image": "minimal", "snapshot_id": None, "pause_memory": True, "auto_resume": False,
+        "network": Network(), "traffic_token": None, "mask_host": None,
     }  # fmt: skip
     return New(**{**values, **changes})  # pyright: ignore[reportArgumentType] - names are those of New
 

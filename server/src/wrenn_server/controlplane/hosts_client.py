@@ -75,10 +75,9 @@ class HostsClient:
         path = f"/v1/sandboxes/{sandbox_id}?generation={generation}"
         await self._send(host, "DELETE", path, timeout=KILL_TIMEOUT)
 
-    async def pause(self, host: Host, sandbox_id: str, generation: int) -> agent.SandboxReport:
+    async def pause(self, host: Host, sandbox_id: str, pause: agent.Pause) -> agent.SandboxReport:
         path = f"/v1/sandboxes/{sandbox_id}/pause"
-        body = agent.Fenced(generation=generation)
-        return await self._call(host, "POST", path, agent.SandboxReport, body, timeout=SAVE_TIMEOUT)
+        return await self._call(host, "POST", path, agent.SandboxReport, pause, timeout=SAVE_TIMEOUT)
 
     async def resume(self, host: Host, sandbox_id: str, resume: agent.Resume) -> agent.SandboxReport:
         path = f"/v1/sandboxes/{sandbox_id}/resume"
@@ -87,6 +86,18 @@ class HostsClient:
     async def fork(self, host: Host, sandbox_id: str, fork: agent.Fork) -> agent.ForkReport:
         path = f"/v1/sandboxes/{sandbox_id}/fork"
         return await self._call(host, "POST", path, agent.ForkReport, fork, timeout=SAVE_TIMEOUT)
+
+    async def snapshot(self, host: Host, sandbox_id: str, snapshot: agent.Snapshot) -> agent.SnapshotReport:
+        path = f"/v1/sandboxes/{sandbox_id}/snapshot"
+        return await self._call(host, "POST", path, agent.SnapshotReport, snapshot, timeout=SAVE_TIMEOUT)
+
+    async def delete_snapshot(self, host: Host, snapshot_id: str) -> None:
+        """Idempotent."""
+        await self._send(host, "DELETE", f"/v1/snapshots/{snapshot_id}", timeout=KILL_TIMEOUT)
+
+    async def rewire(self, host: Host, sandbox_id: str, rewire: agent.Rewire) -> agent.SandboxReport:
+        path = f"/v1/sandboxes/{sandbox_id}/network"
+        return await self._call(host, "PUT", path, agent.SandboxReport, rewire, timeout=ASK_TIMEOUT)
 
     async def timeout(self, host: Host, sandbox_id: str, timeout: agent.Timeout) -> agent.SandboxReport:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"

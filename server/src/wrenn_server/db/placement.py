@@ -9,6 +9,7 @@ from wrenn_server.db.sandboxes import Room
 
 class Choice(msgspec.Struct, kw_only=True):
     template_id: str
+    image: str
     candidates: list[Candidate]
 
 
@@ -25,14 +26,15 @@ async def choices(
 ) -> Choice | None:
     """The least loaded hosts that could take the sandbox, in no certain order. None: there is no such template."""
     records = await db.fetch(
-        """SELECT t.id AS template_id, h.*
-             FROM (SELECT id FROM templates WHERE name = $2 AND (team_id = $1 OR team_id IS NULL)
+        """SELECT t.id AS template_id, t.image, h.*
+             FROM (SELECT id, image FROM templates
+                    WHERE name = $2 AND (team_id = $1 OR team_id IS NULL) AND image IS NOT NULL
                     ORDER BY team_id NULLS LAST LIMIT 1) t
              LEFT JOIN LATERAL (
                  SELECT id, address, cpus, memory_mb, disk_mb, cpus_reserved, memory_mb_reserved, disk_mb_reserved,
                         sandboxes
                    FROM hosts
-                  WHERE status = 'online' AND templates @> ARRAY[$2]
+                  WHERE status = 'online' AND templates @> ARRAY[t.image]
                     AND cpus_reserved + $3 <= cpus * $6::float8
                     AND memory_mb_reserved + $4 <= memory_mb * $7::float8
                     AND disk_mb_reserved + $5 <= disk_mb * $8::float8
@@ -53,5 +55,7 @@ async def choices(
         return None
     template_id = str(records[0]["template_id"])
     return Choice(
-        template_id=template_id, candidates=rows([r for r in records if r["id"] is not None], Candidate)
+        template_id=template_id,
+        image=str(records[0]["image"]),
+        candidates=rows([r for r in records if r["id"] is not None], Candidate),
     )

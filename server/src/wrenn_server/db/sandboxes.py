@@ -12,6 +12,7 @@ import msgspec
 
 from wrenn_server.db.pool import Executor, row, rows
 from wrenn_server.model.sandbox import State
+from wrenn_server.wire.agent import Network
 
 LEASE_SEC = 15.0
 """How long a sandbox whose worker died stays as it was left."""
@@ -30,7 +31,15 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     disk_mb: int
     timeout_sec: int
     on_timeout: str
+    pause_memory: bool
+    auto_resume: bool
+    saved_memory: bool | None
     metadata: dict[str, str]
+    network: Network
+    traffic_token: str | None
+    mask_host: str | None
+    image: str
+    snapshot_id: str | None
     access_token: str
     envd_version: str
     reason: str | None
@@ -54,9 +63,16 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     vcpus: int
     memory_mb: int
     disk_mb: int
+    image: str
+    snapshot_id: str | None
     timeout_sec: int
     on_timeout: str
+    pause_memory: bool
+    auto_resume: bool
     metadata: Mapping[str, str]
+    network: Network
+    traffic_token: str | None
+    mask_host: str | None
     access_token: str
 
 
@@ -75,6 +91,9 @@ class Located(msgspec.Struct, kw_only=True, frozen=True):
     state: State
     generation: int
     access_token: str
+    auto_resume: bool
+    traffic_token: str | None
+    mask_host: str | None
 
 
 async def insert(db: Executor, new: New, host_id: str, room: Room) -> SandboxRow | None:
@@ -88,9 +107,11 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
     records = await db.fetch(
         """WITH new AS (
                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::int[],
-                                    $8::int[], $9::text[], $10::jsonb[], $11::text[])
+                                    $8::int[], $9::text[], $10::jsonb[], $11::text[], $17::text[], $18::text[],
+                                    $19::bool[], $20::bool[], $21::jsonb[], $22::text[], $23::text[])
                  AS n (id, team_id, template_id, template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
-                       metadata, access_token)),
+                       metadata, access_token, image, snapshot_id, pause_memory, auto_resume, network,
+                       traffic_token, mask_host)),
            wanted AS (SELECT sum(vcpus) AS cpus, sum(memory_mb) AS memory, sum(disk_mb) AS disk FROM new),
            host AS (
                SELECT h.id FROM hosts h, wanted w
@@ -100,9 +121,11 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
                   AND h.disk_mb_reserved + w.disk <= h.disk_mb * $15::float8
                   FOR UPDATE OF h)
            INSERT INTO sandboxes (id, team_id, template_id, template, host_id, state, vcpus, memory_mb, disk_mb,
-                                  timeout_sec, on_timeout, metadata, access_token, check_after)
+                                  timeout_sec, on_timeout, metadata, access_token, check_after, image, snapshot_id,
+                                  pause_memory, auto_resume, network, traffic_token, mask_host)
            SELECT n.id, n.team_id, n.template_id, n.template, host.id, 'starting', n.vcpus, n.memory_mb, n.disk_mb,
-                  n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16)
+                  n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16),
+                  n.image, n.snapshot_id, n.pause_memory, n.auto_resume, n.network, n.traffic_token, n.mask_host
              FROM new n, host
            RETURNING *""",
         [n.id for n in new],
@@ -121,6 +144,13 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
         room.memory,
         room.disk,
         LEASE_SEC,
+        [n.image for n in new],
+        [n.snapshot_id for n in new],
+        [n.pause_memory for n in new],
+        [n.auto_resume for n in new],
+        [n.network for n in new],
+        [n.traffic_token for n in new],
+        [n.mask_host for n in new],
     )
     return rows(records, SandboxRow)
 
@@ -131,7 +161,8 @@ async def get(db: Executor, sandbox_id: str) -> SandboxRow | None:
 
 async def locate(db: Executor, sandbox_id: str) -> Located | None:
     record = await db.fetchrow(
-        """SELECT s.team_id, s.host_id, h.address, s.state, s.generation, s.access_token
+        """SELECT s.team_id, s.host_id, h.address, s.state, s.generation, s.access_token, s.auto_resume,
+                  s.traffic_token, s.mask_host
              FROM sandboxes s LEFT JOIN hosts h ON h.id = s.host_id WHERE s.id = $1""",
         sandbox_id,
     )

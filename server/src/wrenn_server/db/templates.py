@@ -12,6 +12,8 @@ class TemplateRow(msgspec.Struct, kw_only=True):
     id: str
     team_id: str | None
     name: str
+    image: str | None
+    """Root file system on the hosts; None: it is made of snapshots."""
     created_at: datetime
 
 
@@ -26,7 +28,8 @@ async def visible(db: Executor, team_id: str) -> list[TemplateRow]:
 async def insert_platform(db: Executor, ids: Sequence[str], names: Sequence[str]) -> None:
     """Adds platform templates; names that exist are left alone."""
     await db.execute(
-        """INSERT INTO templates (id, name) SELECT * FROM unnest($1::text[], $2::text[])
+        """INSERT INTO templates (id, name, image)
+           SELECT n.id, n.name, n.name FROM unnest($1::text[], $2::text[]) AS n (id, name)
            ON CONFLICT (team_id, name) DO NOTHING""",
         list(ids),
         list(names),

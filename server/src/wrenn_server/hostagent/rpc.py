@@ -72,7 +72,7 @@ def build(
 
     @post("/v1/sandboxes/{name:str}/pause", guards=guards)
     async def pause(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
-        return answer(await registry.pause(known(name), await body(request, wire.Fenced)))
+        return answer(await registry.pause(known(name), await body(request, wire.Pause)))
 
     @post("/v1/sandboxes/{name:str}/resume", guards=guards)
     async def resume(name: FromPath[str], request: AnyRequest) -> Response[bytes]:

@@ -96,7 +96,7 @@ class SimulatedHost:
         new = Held(report, body.access_token)
         return await self._begin(Command.START, sandbox_id, new, body.envs)
 
-    async def pause(self, sandbox_id: str, body: wire.Fenced) -> wire.SandboxReport:
+    async def pause(self, sandbox_id: str, body: wire.Pause) -> wire.SandboxReport:
         held = self._get(sandbox_id)
         if await self._go(Command.PAUSE, sandbox_id, body.generation):
             held.report = replace(held.report, state=State.PAUSED, expires_at=None)

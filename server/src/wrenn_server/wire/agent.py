@@ -8,10 +8,13 @@ GET    /v1/sandboxes                            -> SandboxList
 PUT    /v1/sandboxes/{id}             Start     -> SandboxReport    create: restore of the template, usable when it answers
 GET    /v1/sandboxes/{id}                       -> SandboxReport
 DELETE /v1/sandboxes/{id}?generation=N          -> 204              idempotent, legal in every state
-POST   /v1/sandboxes/{id}/pause       Fenced    -> SandboxReport    answers when the snapshot is on disk
+POST   /v1/sandboxes/{id}/pause       Pause     -> SandboxReport    answers when the snapshot is on disk
 POST   /v1/sandboxes/{id}/resume      Resume    -> SandboxReport
 POST   /v1/sandboxes/{id}/fork        Fork      -> ForkReport       the source keeps running
+POST   /v1/sandboxes/{id}/snapshot    Snapshot  -> SnapshotReport   the source keeps running; idempotent by its id
 POST   /v1/sandboxes/{id}/timeout     Timeout   -> SandboxReport
+PUT    /v1/sandboxes/{id}/network     Rewire    -> SandboxReport    in force, for old connections too, when it answers
+DELETE /v1/snapshots/{id}                       -> 204              idempotent
 POST   /v1/templates/{name}/prepare   Prepare   -> TemplateReport   boots and snapshots a template for one shape
 POST   /v1/drain                      Drain     -> SandboxList      pause (or kill) every running sandbox
 CONNECT {id}:{port}                             -> 200, then raw bytes of a TCP connection inside the sandbox
@@ -22,6 +25,7 @@ Agent → control plane:
 ```
 POST /v1/hosts/register               Register  -> Registered
 POST /v1/hosts/{id}/heartbeat         Heartbeat -> 204  `X-Host-Token: <host JWT>`; 30 s and at once on a change
+POST /v1/hosts/{id}/samples           Samples   -> 204  `X-Host-Token: <host JWT>`; the same sample may come twice
 ```
 
 Every command that changes a sandbox carries its generation; an agent refuses a generation older than the one it
@@ -33,10 +37,26 @@ import msgspec
 from wrenn_server.model.sandbox import Reason, State
 
 
+class Network(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a sandbox may reach. The defaults: the public internet. Private ranges, the host and other sandboxes are
+    closed whatever stands here."""
+
+    internet: bool = True
+    """False: nothing but `allow_out`."""
+    allow_out: list[str] = []
+    """IPv4 addresses, CIDRs, `host.name`, `*.host.name`; wins over `deny_out`."""
+    deny_out: list[str] = []
+    """IPv4 addresses and CIDRs."""
+    dns_servers: list[str] = []
+    """IPv4 addresses that the guest's questions go to; none: the host's own choice."""
+
+
 class Start(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     generation: int
     template: str
-    """Template name: `<images>/<template>.ext4` on the host."""
+    """Name of the root file system: `<images>/<template>.ext4` on the host."""
+    snapshot: str | None = None
+    """Id of a snapshot on this host to start from, instead of the freshly booted template."""
     template_id: str
     team_id: str
     vcpus: int
@@ -49,18 +69,27 @@ class Start(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Seconds from now until the agent ends the sandbox by itself; None: never."""
     on_timeout: str = "kill"
     """`kill` or `pause`."""
+    pause_memory: bool = True
+    """What a pause at the end of the time to live keeps. False: the disk alone, so that the resume boots."""
+    network: Network = msgspec.field(default_factory=Network)
+    """Forks, and all later generations, inherit it."""
 
 
-class Fenced(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Pause(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     generation: int
+    memory: bool = True
+    """False: the disk alone is kept, its file systems written out; programs end, and the resume boots."""
 
 
 class Resume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     generation: int
     """The new generation: one more than the paused one."""
     access_token: str
+    memory: bool = True
+    """False: boot from the disk even if memory was saved."""
     ttl_sec: float | None = None
     on_timeout: str = "kill"
+    pause_memory: bool = True
 
 
 class ForkTarget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +98,7 @@ class ForkTarget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     access_token: str
     ttl_sec: float | None = None
     on_timeout: str = "kill"
+    pause_memory: bool = True
 
 
 class Fork(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +121,30 @@ class ForkReport(msgspec.Struct):
 class Timeout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     generation: int
     ttl_sec: float | None
+    """0: now."""
     on_timeout: str = "kill"
+    pause_memory: bool = True
+
+
+class Rewire(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    network: Network
+    """In place of all that was."""
+
+
+class Snapshot(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    """The running source's own, unchanged by the snapshot."""
+    id: str
+    memory: bool = True
+    """False: the disk alone, its file systems written out; sandboxes made of it boot."""
+
+
+class SnapshotReport(msgspec.Struct, kw_only=True):
+    id: str
+    memory: bool
+    size_bytes: int
+    """That it takes on the host's disk."""
 
 
 class Prepare(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -129,6 +182,8 @@ class SandboxReport(msgspec.Struct, kw_only=True):
     memory_mb: int
     disk_mb: int
     envd_version: str = ""
+    saved_memory: bool | None = None
+    """Of a paused one: whether its memory was kept."""
     expires_at: float | None = None
     """Unix seconds by the host's clock."""
 
@@ -188,3 +243,25 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     sandboxes: list[SandboxReport]
     templates: list[str]
     """Names of the templates that this host can start."""
+
+
+class Sample(msgspec.Struct, kw_only=True):
+    """What one sandbox used at one moment, as its guest tells; bounded by the agent."""
+
+    sandbox_id: str
+    at: float
+    """Unix seconds by the host's clock; with `sandbox_id` it names the sample."""
+    cpu_count: int
+    cpu_used_pct: float
+    """Of all its processors together, 0 to 100."""
+    mem_used: int
+    mem_total: int
+    mem_cache: int
+    disk_used: int
+    disk_total: int
+    """All five in bytes."""
+
+
+class Samples(msgspec.Struct, kw_only=True):
+    samples: list[Sample]
+    """At most 10,000."""

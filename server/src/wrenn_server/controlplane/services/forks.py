@@ -60,8 +60,13 @@ async def _fork(
         on_timeout=source.on_timeout,
         metadata=source.metadata if metadata is None else metadata,
         envs={},
+        pause_memory=source.pause_memory,
+        auto_resume=source.auto_resume,
+        network=source.network,
+        private=source.traffic_token is not None,
+        mask_host=source.mask_host,
     )
-    new = [sandboxes.new_row(wanted, source.template_id) for _ in range(count)]
+    new = [sandboxes.new_row(wanted, source.template_id, source.image) for _ in range(count)]
     with cp.work.leased([n.id for n in new]):
         inserted = await db_sandboxes.insert_many(cp.db, new, host.id, cp.config.room)
         if not inserted:
@@ -76,6 +81,7 @@ async def _fork(
                 access_token=row.access_token,
                 ttl_sec=row.timeout_sec or None,
                 on_timeout=row.on_timeout,
+                pause_memory=row.pause_memory,
             )
             for row in inserted
         ]

@@ -38,7 +38,7 @@ async def _pause(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow:
             raise sandboxes.changed(row)
         cp.routes.forget(row.id)
         try:
-            await cp.hosts.pause(host, row.id, row.generation)
+            await cp.hosts.pause(host, row.id, agent.Pause(generation=row.generation))
         except WrennError as error:
             raise await _settle_failure(cp, pausing, host, error, "pause") from error
         paused = await db_sandboxes.settle(
@@ -66,6 +66,7 @@ async def _resume(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: 
             access_token=row.access_token,
             ttl_sec=resuming.timeout_sec or None,
             on_timeout=row.on_timeout,
+            pause_memory=row.pause_memory,
         )
         try:
             report = await cp.hosts.resume(host, row.id, message)

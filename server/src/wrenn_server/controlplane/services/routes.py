@@ -45,6 +45,11 @@ class Location:
     team_id: str
     access_token: str = field(repr=False)
     """envd's, of this sandbox."""
+    auto_resume: bool = False
+    """Requests wake it when it is paused."""
+    traffic_token: str | None = field(default=None, repr=False)
+    """What requests to its ports must carry; None: they are open to all."""
+    mask_host: str | None = None
 
 
 class Routes:
@@ -76,6 +81,9 @@ class Routes:
             generation=found.generation,
             team_id=found.team_id,
             access_token=found.access_token,
+            auto_resume=found.auto_resume,
+            traffic_token=found.traffic_token,
+            mask_host=found.mask_host,
         )
         # What was read may be older than a change that was told meanwhile.
         if found.state is State.RUNNING and self._listening and changes == self._changes:

@@ -44,6 +44,13 @@ class Wanted:
     on_timeout: str
     metadata: Mapping[str, str]
     envs: Mapping[str, str] = field(repr=False)
+    pause_memory: bool = True
+    auto_resume: bool = False
+    network: agent.Network = field(default_factory=agent.Network)
+    private: bool = False
+    """Requests to its ports must carry a token of its own."""
+    mask_host: str | None = None
+    """The Host that its ports are told instead of the real one; `${PORT}` stands for the port."""
 
 
 async def create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
@@ -167,7 +174,7 @@ async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
         without=tried,
     ):
         tried.add(host.id)
-        new = new_row(wanted, found.template_id)
+        new = new_row(wanted, found.template_id, found.image)
         with cp.work.leased([new.id]):
             row = await db_sandboxes.insert(cp.db, new, host.id, room)
             if row is None:
@@ -186,7 +193,7 @@ async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
     )
 
 
-def new_row(wanted: Wanted, template_id: str) -> New:
+def new_row(wanted: Wanted, template_id: str, image: str, snapshot_id: str | None = None) -> New:
     return New(
         id=new_sandbox_id(),
         team_id=wanted.team_id,
@@ -197,7 +204,14 @@ def new_row(wanted: Wanted, template_id: str) -> New:
         disk_mb=wanted.disk_mb,
         timeout_sec=wanted.timeout_sec,
         on_timeout=wanted.on_timeout,
+        pause_memory=wanted.pause_memory,
+        auto_resume=wanted.auto_resume,
         metadata=wanted.metadata,
+        network=wanted.network,
+        traffic_token=secrets.token_hex(24) if wanted.private else None,
+        mask_host=wanted.mask_host,
+        image=image,
+        snapshot_id=snapshot_id,
         access_token=secrets.token_hex(24),
     )
 
@@ -205,7 +219,8 @@ def new_row(wanted: Wanted, template_id: str) -> New:
 async def _start(cp: ControlPlane, row: SandboxRow, host: Host, envs: Mapping[str, str]) -> SandboxRow:
     start = agent.Start(
         generation=row.generation,
-        template=row.template,
+        template=row.image,
+        snapshot=row.snapshot_id,
         template_id=row.template_id,
         team_id=row.team_id,
         vcpus=row.vcpus,
@@ -215,6 +230,8 @@ async def _start(cp: ControlPlane, row: SandboxRow, host: Host, envs: Mapping[st
         envs=dict(envs),
         ttl_sec=row.timeout_sec or None,
         on_timeout=row.on_timeout,
+        pause_memory=row.pause_memory,
+        network=row.network,
     )
     try:
         report = await cp.hosts.start(host, row.id, start)
@@ -309,7 +326,10 @@ async def _set_timeout(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_
     expires: datetime | None = None
     if row.state is State.RUNNING:
         message = agent.Timeout(
-            generation=row.generation, ttl_sec=timeout_sec or None, on_timeout=row.on_timeout
+            generation=row.generation,
+            ttl_sec=timeout_sec or None,
+            on_timeout=row.on_timeout,
+            pause_memory=row.pause_memory,
         )
         try:
             report = await cp.hosts.timeout(await host_of(cp, row), row.id, message)

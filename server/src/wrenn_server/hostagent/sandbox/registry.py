@@ -134,7 +134,7 @@ class Registry:
             entry, Lease(body.ttl_sec, body.on_timeout), source, envs=body.envs, proof=None
         )
 
-    async def pause(self, id: str, body: wire.Fenced) -> wire.SandboxReport:
+    async def pause(self, id: str, body: wire.Pause) -> wire.SandboxReport:
         return await self._owner(id).ask(Call(Command.PAUSE, body.generation))
 
     async def resume(self, id: str, body: wire.Resume) -> wire.SandboxReport:
