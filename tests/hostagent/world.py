@@ -376,8 +376,8 @@ def resume(generation: int, **changes: Any) -> wire.Resume:
     return wire.Resume(generation=generation, access_token=f"token{generation}", **changes)
 
 
-def fenced(generation: int) -> wire.Fenced:
-    return wire.Fenced(generation=generation)
+def fenced(generation: int) -> wire.Pause:
+    return wire.Pause(generation=generation)
 
 
 def fork(generation: int, *ids: str) -> wire.Fork:
