@@ -73,4 +73,12 @@ def test_the_kernel_is_told_the_speed_of_the_clock_only_under_emulation() -> Non
     assert "tsc_early_khz=2600000" in kernel_args(Accel.TCG, 2_600_000).split()
     assert not any("tsc" in word for word in kernel_args(Accel.TCG, None).split())
     assert "mitigations=off" not in kernel_args(Accel.KVM, 2_600_000).split()
+
+
+def test_only_emulated_guests_give_up_the_randomisation_of_addresses() -> None:
+    assert "norandmaps" in kernel_args(Accel.TCG, None).split()
+    assert "norandmaps" not in kernel_args(Accel.KVM, None).split()
+
+
+def test_the_init_is_ours() -> None:
     assert kernel_args(Accel.KVM, None).split()[-1] == "init=/sbin/wrenn-init"
