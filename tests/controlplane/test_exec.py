@@ -141,9 +141,9 @@ async def test_a_paused_sandbox(world: World, path: str) -> None:
 
 async def test_envd_is_gone(world: World, path: str, host_with_envd: SimulatedAgent) -> None:
     held = next(iter(host_with_envd.host.held.values()))
-    assert held.process is not None
-    held.process.kill()
-    await held.process.wait()
+    assert held.envd is not None
+    held.envd.process.kill()
+    await held.envd.process.wait()
     answer = await world.api.post(f"{path}/exec", {"cmd": "true"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "guest_error")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hostagent.world import ID, OTHER, World, fenced, refused, resume, start
+from hostagent.world import ID, OTHER, World, pause, refused, resume, start
 
 from wrenn_server.hostagent.sandbox.journal import Journal
 from wrenn_server.hostagent.sandbox.registry import Registry
@@ -49,7 +49,7 @@ async def test_running_vms_outlive_the_agent(world: World) -> None:
         assert world.vm() is vm
         assert agent.get(ID).expires_at == world.clock.now() + 60
         assert len(vm.envd.inits) == 1
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
         assert not vm.alive
 
 
@@ -57,7 +57,7 @@ async def test_an_agent_that_is_cancelled_leaves_its_vms_too(world: World) -> No
     async with world.agent() as agent:
         await agent.start(ID, start())
         reached, _ = world.hold("snapshot")
-        pausing = asyncio.create_task(agent.pause(ID, fenced(1)))
+        pausing = asyncio.create_task(agent.pause(ID, pause(1)))
         await reached.wait()
         for task in asyncio.all_tasks():
             if task.get_name() == f"own {ID}":
@@ -66,7 +66,7 @@ async def test_an_agent_that_is_cancelled_leaves_its_vms_too(world: World) -> No
         del world.gates["snapshot"]
     assert world.vm().alive
     async with world.agent() as agent:
-        assert (await agent.pause(ID, fenced(1))).state is State.PAUSED
+        assert (await agent.pause(ID, pause(1))).state is State.PAUSED
 
 
 async def test_time_that_ended_while_the_agent_was_away_ends_at_once(world: World) -> None:
@@ -109,7 +109,7 @@ async def test_a_pause_whose_snapshot_was_complete_is_finished(world: World) -> 
         await agent.start(ID, start())
         vm = world.vm()
         before = world.entry()
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
     assert before is not None
     await Journal(world.paths.sandboxes).write(msgspec.structs.replace(before, state=State.PAUSING))
     world.vms[vm.pid] = vm  # the agent died before it ended the VM
@@ -124,7 +124,7 @@ async def test_a_half_done_resume_is_paused_again(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
         world.vm().spec.overlay.write_bytes(b"data")
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
     entry = world.entry()
     assert entry is not None
     await Journal(world.paths.sandboxes).write(msgspec.structs.replace(entry, state=State.RESUMING, slot=0))
@@ -145,7 +145,7 @@ async def test_a_paused_sandbox_whose_snapshot_is_not_there_is_not_forgotten(
 ) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
     elsewhere = tmp_path / "elsewhere"
     (world.paths.snapshots / ID).rename(elsewhere)
     async with world.agent() as agent:
@@ -183,7 +183,7 @@ async def test_templates_of_replaced_images_go_and_disks_under_paused_sandboxes_
     async with world.agent() as agent:
         await agent.start(ID, start())
         await agent.start(OTHER, start(memory_mb=256))
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
         await agent.kill(OTHER, 1)
     new = world.paths.images / "new"
     new.write_bytes(b"another")
@@ -212,5 +212,5 @@ async def test_a_sandbox_survives_a_mistake_of_its_owner(
             from wrenn_server.wire.agent import Timeout
 
             assert await refused(agent.timeout(ID, Timeout(generation=1, ttl_sec=5))) == "host_unavailable"
-        assert (await agent.pause(ID, fenced(1))).state is State.PAUSED
+        assert (await agent.pause(ID, pause(1))).state is State.PAUSED
         assert not vm.alive

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hostagent.world import ID, OTHER, THIRD, World, fenced, fork, refused, resume, start
+from hostagent.world import ID, OTHER, THIRD, World, fork, pause, refused, resume, start
 
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.model.sandbox import Reason, State
@@ -38,7 +38,7 @@ async def test_one_boot_serves_all_that_want_the_same_shape(world: World) -> Non
 async def test_a_new_image_makes_a_new_template_and_keeps_the_old_disk(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
         new = world.paths.images / "new"
         new.write_bytes(b"another")
         new.rename(world.paths.images / "minimal.ext4")
@@ -105,15 +105,15 @@ async def test_pause_and_resume_carry_memory_and_disk(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
         world.vm().spec.overlay.write_bytes(b"written by the guest")
-        report = await agent.pause(ID, fenced(1))
+        report = await agent.pause(ID, pause(1))
         assert (report.state, report.expires_at) == (State.PAUSED, None)
         assert (world.vms, world.slots.used) == ({}, set())
-        assert await agent.pause(ID, fenced(1)) == report
+        assert await agent.pause(ID, pause(1)) == report
         resumed = await agent.resume(ID, resume(2))
         assert (resumed.state, resumed.generation) == (State.RUNNING, 2)
         assert world.vm().spec.overlay.read_bytes() == b"written by the guest"
         assert world.vm().envd.token == "token2"
-        assert await refused(agent.pause(ID, fenced(1))) == "stale_generation"
+        assert await refused(agent.pause(ID, pause(1))) == "stale_generation"
         assert (await agent.resume(ID, resume(2))).state is State.RUNNING
 
 
@@ -123,7 +123,7 @@ async def test_a_failed_pause_leaves_it_running(world: World, error: Exception) 
         await agent.start(ID, start())
         world.vm().spec.overlay.write_bytes(b"data")
         world.snapshot_error = error
-        assert await refused(agent.pause(ID, fenced(1))) == "pause_failed"
+        assert await refused(agent.pause(ID, pause(1))) == "pause_failed"
         assert agent.get(ID).state is State.RUNNING
         assert not world.vm().stopped
         assert world.vm().spec.overlay.read_bytes() == b"data"
@@ -131,7 +131,7 @@ async def test_a_failed_pause_leaves_it_running(world: World, error: Exception) 
         assert entry is not None
         assert entry.state is State.RUNNING
         world.snapshot_error = None
-        assert (await agent.pause(ID, fenced(1))).state is State.PAUSED
+        assert (await agent.pause(ID, pause(1))).state is State.PAUSED
 
 
 @pytest.mark.parametrize("what", ["vmm", "guest"])
@@ -139,7 +139,7 @@ async def test_a_failed_resume_leaves_it_paused(world: World, what: str) -> None
     async with world.agent() as agent:
         await agent.start(ID, start())
         world.vm().spec.overlay.write_bytes(b"data")
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
         world.start_error = VmmError("refused") if what == "vmm" else None
         world.envd_refuses = what == "guest"
         assert await refused(agent.resume(ID, resume(2))) == "resume_failed"
@@ -153,7 +153,7 @@ async def test_a_failed_resume_leaves_it_paused(world: World, what: str) -> None
 async def test_a_consumed_snapshot_is_never_used_again(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
-        await agent.pause(ID, fenced(1))
+        await agent.pause(ID, pause(1))
         await agent.resume(ID, resume(2))
         world.vm().end(Reason.VMM_CRASHED, "SIGSEGV")
         await world.until(lambda: agent.get(ID).state is State.FAILED)
@@ -172,13 +172,13 @@ async def test_a_kill_works_in_every_state_and_leaves_nothing(world: World, stat
         else:
             await agent.start(ID, start())
         if state in {"paused", "resuming"}:
-            await agent.pause(ID, fenced(1))
+            await agent.pause(ID, pause(1))
         if state == "failed":
             world.vm().end(Reason.OOM_KILLED, "")
             await world.until(lambda: agent.get(ID).state is State.FAILED)
         if state == "pausing":
             reached, _ = world.hold("snapshot")
-            going = asyncio.create_task(agent.pause(ID, fenced(1)))
+            going = asyncio.create_task(agent.pause(ID, pause(1)))
             await reached.wait()
         if state == "resuming":
             reached, _ = world.hold("vm")
@@ -191,7 +191,7 @@ async def test_a_kill_works_in_every_state_and_leaves_nothing(world: World, stat
         if going is not None:
             assert await refused(going) == "killed"
         await agent.kill(ID, 1)
-        assert await refused(agent.pause(ID, fenced(1))) == "sandbox_not_found"
+        assert await refused(agent.pause(ID, pause(1))) == "sandbox_not_found"
 
 
 async def test_a_start_that_comes_after_its_kill_is_too_late(world: World) -> None:
@@ -205,7 +205,7 @@ async def test_a_stale_kill_interrupts_nothing(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start(5))
         reached, go = world.hold("snapshot")
-        pausing = asyncio.create_task(agent.pause(ID, fenced(5)))
+        pausing = asyncio.create_task(agent.pause(ID, pause(5)))
         await reached.wait()
         kill = asyncio.create_task(agent.kill(ID, 4))
         go.set()
@@ -216,7 +216,7 @@ async def test_a_stale_kill_interrupts_nothing(world: World) -> None:
 async def test_commands_at_once_are_carried_out_one_after_the_other(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
-        answers = await asyncio.gather(*(agent.pause(ID, fenced(1)) for _ in range(5)))
+        answers = await asyncio.gather(*(agent.pause(ID, pause(1)) for _ in range(5)))
         assert {report.state for report in answers} == {State.PAUSED}
         answers = await asyncio.gather(*(agent.resume(ID, resume(2)) for _ in range(5)))
         assert {report.generation for report in answers} == {2}

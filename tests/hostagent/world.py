@@ -376,8 +376,8 @@ def resume(generation: int, **changes: Any) -> wire.Resume:
     return wire.Resume(generation=generation, access_token=f"token{generation}", **changes)
 
 
-def fenced(generation: int) -> wire.Pause:
-    return wire.Pause(generation=generation)
+def pause(generation: int = 1, **changes: Any) -> wire.Pause:
+    return wire.Pause(generation=generation, **changes)
 
 
 def fork(generation: int, *ids: str) -> wire.Fork:
@@ -396,4 +396,4 @@ async def refused(call: Awaitable[Any]) -> str:
     raise AssertionError(f"it was not refused: {answer}")
 
 
-__all__ = ["ID", "OTHER", "THIRD", "VmmError", "World", "fenced", "fork", "refused", "resume", "start"]
+__all__ = ["ID", "OTHER", "THIRD", "VmmError", "World", "fork", "pause", "refused", "resume", "start"]

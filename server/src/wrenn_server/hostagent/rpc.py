@@ -82,9 +82,23 @@ def build(
     async def fork(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.fork(known(name), await body(request, wire.Fork)))
 
+    @post("/v1/sandboxes/{name:str}/snapshot", guards=guards)
+    async def snapshot(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
+        return answer(await registry.snapshot(known(name), await body(request, wire.Snapshot)))
+
     @post("/v1/sandboxes/{name:str}/timeout", guards=guards)
     async def timeout(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.timeout(known(name), await body(request, wire.Timeout)))
+
+    @put("/v1/sandboxes/{name:str}/network", guards=guards)
+    async def rewire(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
+        return answer(await registry.rewire(known(name), await body(request, wire.Rewire)))
+
+    @delete("/v1/snapshots/{name:str}", guards=guards, status_code=204)
+    async def delete_snapshot(name: FromPath[str]) -> None:
+        if ids.parse_snapshot_id(name) is None:
+            raise NotFound("this host has no such snapshot", code="snapshot_not_found")
+        await registry.delete_snapshot(name)
 
     @post("/v1/templates/{template:str}/prepare", guards=guards)
     async def prepare(template: FromPath[str], request: AnyRequest) -> Response[bytes]:
@@ -98,8 +112,8 @@ def build(
 
     return Litestar(
         route_handlers=[
-            get_health, get_metrics, list_sandboxes, get_sandbox, start, kill, pause, resume, fork, timeout, prepare,
-            drain,
+            get_health, get_metrics, list_sandboxes, get_sandbox, start, kill, pause, resume, fork, snapshot, timeout,
+            rewire, delete_snapshot, prepare, drain,
         ],
         exception_handlers={Exception: _problem},
         request_max_body_size=BODY_LIMIT,

@@ -5,7 +5,7 @@
   (nothing) ───────────► starting ─► running ──────► pausing ─► paused ─────────► resuming ─► running
                             │          │  ▲             │         │  ▲                │
                             │          │  └── failed ───┘         │  └─── failed ─────┘
-                            │          │  Fork, Timeout: stays running
+                            │          │  Fork, Snapshot, Timeout, Rewire: stays running
                             │          │  Expired: as Kill or as Pause (`on_timeout`)
                             ▼          ▼ the VM ended by itself
                           failed ◄─────┘     keeps its reason, holds nothing
@@ -30,7 +30,9 @@ class Command(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     FORK = "fork"
+    SNAPSHOT = "snapshot"
     TIMEOUT = "timeout"
+    REWIRE = "rewire"
     KILL = "kill"
 
 

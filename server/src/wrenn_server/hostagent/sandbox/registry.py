@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from wrenn_server.hostagent.guest.client import incarnation
 from wrenn_server.hostagent.network.base import Slot
-from wrenn_server.hostagent.sandbox import lifecycle, recipe
+from wrenn_server.hostagent.sandbox import checks, lifecycle, recipe
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.messages import Begin, Call, Lease
@@ -21,9 +21,7 @@ from wrenn_server.hostagent.sandbox.owner import Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
 from wrenn_server.hostagent.storage.sealed import Saved, saved_in
-from wrenn_server.model import ids
 from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
-from wrenn_server.model.sandbox import Shape as Bounds
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent as wire
 
@@ -33,7 +31,6 @@ LEAVE_TIMEOUT = 20.0
 """Seconds that operations get to finish when the agent stops; then they are broken off and repaired at the next start."""
 GRAVES = 10_000
 """Killed sandboxes whose generation is remembered, against a start that comes late."""
-FORKS_MAX = 100
 
 SUCCESSION = 1.0
 """Seconds before a new owner takes over from one that died of a mistake: it might die of the same one."""
@@ -108,7 +105,7 @@ class Registry:
 
     async def start(self, id: str, body: wire.Start) -> wire.SandboxReport:
         """:raises WrennError:"""
-        _check_shape(body)
+        checks.shape(body)
         entry = Entry(
             id=id,
             generation=body.generation,
@@ -172,7 +169,7 @@ class Registry:
 
     async def fork(self, id: str, body: wire.Fork) -> wire.ForkReport:
         """Forks that could not be started are told in the report; the source runs on in any case."""
-        _check_targets(body.targets)
+        checks.targets(body.targets)
         owner = self._owner(id)
         # In a task of its own: the checkpoint must stay until all have started, even when the caller goes away.
         return await asyncio.shield(self._task(self._fork(owner, body), f"fork {id}"))
@@ -215,8 +212,17 @@ class Registry:
             return wire.ForkResult(id=target.id, error_code=error.code, error_message=error.message)
         return wire.ForkResult(id=target.id, report=report)
 
+    async def snapshot(self, id: str, body: wire.Snapshot) -> wire.SnapshotReport:
+        raise Internal("snapshots are not there yet")
+
+    async def delete_snapshot(self, id: str) -> None:
+        raise Internal("snapshots are not there yet")
+
+    async def rewire(self, id: str, body: wire.Rewire) -> wire.SandboxReport:
+        raise Internal("network rules are not there yet")
+
     async def prepare(self, template: str, body: wire.Prepare) -> wire.TemplateReport:
-        _check_shape(body)
+        checks.shape(body)
         prepared = await self._templates.prepare(Shape(template, body.vcpus, body.memory_mb, body.disk_mb))
         return wire.TemplateReport(
             template=template,
@@ -329,21 +335,3 @@ class Registry:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _check_shape(body: wire.Start | wire.Prepare) -> None:
-    for name, value, lowest, highest in (
-        ("vcpus", body.vcpus, Bounds.VCPUS_MIN, Bounds.VCPUS_MAX),
-        ("memory_mb", body.memory_mb, Bounds.MEMORY_MIN, Bounds.MEMORY_MAX),
-        ("disk_mb", body.disk_mb, Bounds.DISK_MIN, Bounds.DISK_MAX),
-    ):
-        if not lowest <= value <= highest:
-            raise InvalidRequest(f"{name} must be from {lowest} to {highest}")
-
-
-def _check_targets(targets: list[wire.ForkTarget]) -> None:
-    names = [target.id for target in targets]
-    if not 1 <= len(names) <= FORKS_MAX or len(set(names)) != len(names):
-        raise InvalidRequest(f"targets must be 1 to {FORKS_MAX} different sandboxes")
-    if any(ids.parse_sandbox_id(name) is None for name in names):
-        raise InvalidRequest("a target's id is not the id of a sandbox")
