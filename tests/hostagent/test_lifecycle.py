@@ -2,7 +2,16 @@
 
 import pytest
 
-from wrenn_server.hostagent.sandbox.lifecycle import Command, Done, Go, Recovery, Refuse, decide, recover
+from wrenn_server.hostagent.sandbox.lifecycle import (
+    Command,
+    Done,
+    Go,
+    Recovery,
+    Refuse,
+    decide,
+    expiry,
+    recover,
+)
 from wrenn_server.model.sandbox import State
 
 S, C = State, Command
@@ -82,3 +91,20 @@ def test_a_kill_is_legal_in_every_state(state: State) -> None:
 )
 def test_what_comes_after_a_crash(state: State, alive: bool, saved: bool, expected: Recovery) -> None:
     assert recover(state, alive=alive, saved=saved) is expected
+
+
+@pytest.mark.parametrize(
+    ("ttl", "before", "extend", "expected"),
+    [
+        (60.0, None, False, 160.0),
+        (60.0, 500.0, False, 160.0),
+        (None, 500.0, False, None),
+        (0.0, 500.0, False, 100.0),
+        (60.0, 130.0, True, 160.0),
+        (60.0, 500.0, True, 500.0),
+        (60.0, None, True, None),
+        (None, 500.0, True, None),
+    ],
+)
+def test_when_it_ends(ttl: float | None, before: float | None, extend: bool, expected: float | None) -> None:
+    assert expiry(ttl, 100.0, before, extend=extend) == expected

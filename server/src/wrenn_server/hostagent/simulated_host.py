@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import checks
-from wrenn_server.hostagent.sandbox.lifecycle import Command, Done, Refuse, decide
+from wrenn_server.hostagent.sandbox.lifecycle import Command, Done, Refuse, decide, expiry
 from wrenn_server.model.errors import NotFound, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent as wire
@@ -138,6 +138,7 @@ class SimulatedHost:
             elif held.envd is not None:
                 await _introduce(held, proof)
             held.on_timeout, held.pause_memory = body.on_timeout, body.pause_memory
+            held.network = body.network or held.network
             held.report = replace(
                 held.report,
                 state=State.RUNNING,
@@ -194,7 +195,9 @@ class SimulatedHost:
         self.bodies.append(body)
         held = self._get(sandbox_id)
         if await self._go(Command.TIMEOUT, sandbox_id, body.generation):
-            held.report = replace(held.report, expires_at=_expiry(body.ttl_sec))
+            before = held.report.expires_at
+            expires = expiry(body.ttl_sec, time.time(), before, extend=body.extend)
+            held.report = replace(held.report, expires_at=expires)
             held.on_timeout, held.pause_memory = body.on_timeout, body.pause_memory
         answer = await self._answer(Command.TIMEOUT, held)
         if body.ttl_sec == 0 and held.report.state is State.RUNNING:

@@ -90,6 +90,8 @@ class Resume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ttl_sec: float | None = None
     on_timeout: str = "kill"
     pause_memory: bool = True
+    network: Network | None = None
+    """In place of all that was, in force before the guest runs; None: as it was."""
 
 
 class ForkTarget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +124,8 @@ class Timeout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     generation: int
     ttl_sec: float | None
     """0: now."""
+    extend: bool = False
+    """Only lengthen: an end that is later already stays. Decided by the host, so that of two at once the longer wins."""
     on_timeout: str = "kill"
     pause_memory: bool = True
 

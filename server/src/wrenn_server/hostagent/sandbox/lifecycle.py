@@ -109,6 +109,18 @@ def _wrong_state(command: Command, state: State) -> Refuse:
     return Refuse(Conflict(f"cannot {command} a sandbox that is {state}", code="invalid_state"))
 
 
+def expiry(ttl: float | None, now: float, before: float | None, *, extend: bool) -> float | None:
+    """When a sandbox ends whose time to live is set anew; None: never.
+
+    :param before: when it would have ended
+    :param extend: an end that is later already stays
+    """
+    after = None if ttl is None else now + ttl
+    if extend and after is not None:
+        return None if before is None else max(before, after)
+    return after
+
+
 class Recovery(Enum):
     """What a new agent process does with a sandbox that it finds in the journal."""
 

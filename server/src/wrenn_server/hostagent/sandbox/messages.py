@@ -21,6 +21,8 @@ class Lease:
     ttl: float | None
     """Seconds from the moment it runs; None: for ever."""
     on_timeout: str
+    extend: bool = False
+    """An end that is later already stays."""
 
 
 @dataclass(frozen=True, slots=True)

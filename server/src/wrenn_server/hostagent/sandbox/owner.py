@@ -338,7 +338,8 @@ class Owner:
             self._log.error("a stopped VM does not run on", action="resume_failed", error=str(error))
 
     async def _prolong(self, lease: Lease) -> None:
-        expires = None if lease.ttl is None else self._host.clock.now() + lease.ttl
+        now, before = self._host.clock.now(), self.entry.expires_at
+        expires = lifecycle.expiry(lease.ttl, now, before, extend=lease.extend)
         await self._record.write(replace(self.entry, expires_at=expires, on_timeout=lease.on_timeout))
         self._set_timer(expires)
 

@@ -156,8 +156,8 @@ class Registry:
         return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))
 
     async def timeout(self, id: str, body: wire.Timeout) -> wire.SandboxReport:
-        call = Call(Command.TIMEOUT, body.generation, lease=Lease(body.ttl_sec, body.on_timeout))
-        return await self._owner(id).ask(call)
+        lease = Lease(body.ttl_sec, body.on_timeout, body.extend)
+        return await self._owner(id).ask(Call(Command.TIMEOUT, body.generation, lease=lease))
 
     async def kill(self, id: str, generation: int) -> None:
         """Idempotent; legal in every state."""
