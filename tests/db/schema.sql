@@ -109,9 +109,12 @@ CREATE TABLE public.idempotency_keys (
     team_id text NOT NULL,
     key text NOT NULL,
     digest bytea NOT NULL,
+    generation integer DEFAULT 1 NOT NULL,
+    resource text,
     status integer,
     answer bytea,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE TABLE public.members (
     team_id text NOT NULL,

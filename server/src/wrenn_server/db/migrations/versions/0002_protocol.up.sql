@@ -70,15 +70,19 @@ CREATE TABLE samples (
 );
 CREATE INDEX samples_at ON samples USING brin (at);
 
--- Answers that are given again when the same request comes again
+-- Answers that are given again when the same request comes again. `generation`: the fencing number of whoever carries
+-- the request out; `resource`: the id of what it makes, written together with it; `seen_at`: its last sign of life
 
 CREATE TABLE idempotency_keys (
     team_id    text NOT NULL REFERENCES teams ON DELETE CASCADE,
     key        text NOT NULL,
     digest     bytea NOT NULL,
+    generation integer NOT NULL DEFAULT 1,
+    resource   text,
     status     integer,
     answer     bytea,
     created_at timestamptz NOT NULL DEFAULT now(),
+    seen_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (team_id, key)
 );
 CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at);
