@@ -29,7 +29,9 @@ async def test_migrate_and_admin(empty_database: str, tmp_path: Path) -> None:
     assert made["api key"].strip().startswith("wrn_")
     _, again, _ = await wrenn_cp("admin", "create", "--email", "a@b.c", directory=tmp_path)
     assert "(unchanged)" in again
-    assert await wrenn_cp("migrate", "down", directory=tmp_path) == (0, "the database is empty\n", "")
+    while (down := await wrenn_cp("migrate", "down", directory=tmp_path))[1] != "the database is empty\n":
+        assert down[0] == 0
+        assert down[1].startswith("schema ")
 
 
 async def test_serve_refuses_an_old_schema(empty_database: str, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The same ends over TLS, on the public side and between control plane and agent."""
 
+import asyncio
 import datetime
 import ipaddress
+import socket
 import ssl
 
 import pytest
@@ -12,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from unit.edge.loopback import World, exactly, head_of, to_end
 
 from wrenn_server.edge.listener import Listener
-from wrenn_server.edge.target import Peer, Target, Tunnel, Upstream
+from wrenn_server.edge.target import Answer, Limits, Peer, Target, Tunnel, Upstream
 from wrenn_server.wire.head import Head, parse_request
 from wrenn_server.wire.http1 import connect_tunnel
 from wrenn_server.wire.stream import connect_tcp
@@ -114,3 +116,18 @@ async def test_plain_text_to_a_tls_port_is_just_closed(world: World, contexts: C
     client = await world.client(listener, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert await to_end(client) == b""
     assert not listener.connections
+
+
+async def test_idle_connections_do_not_hold_up_a_stop(world: World, contexts: Contexts) -> None:
+    listener = await world.listener(Answer(status=200, body=b"ok"), Limits(grace=30), ssl=contexts[0])
+    fresh = await connect_tcp("127.0.0.1", port(listener), ssl=contexts[1])
+    # A client that only looks at its idle connection again when it has a next request.
+    used = socket.create_connection(("127.0.0.1", port(listener)))
+    deaf = await asyncio.to_thread(contexts[1].wrap_socket, used, server_hostname="127.0.0.1")
+    deaf.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert await asyncio.to_thread(deaf.recv, 4096)
+    async with asyncio.timeout(10), fresh:
+        await listener.__aexit__()
+    assert not listener.connections
+    with deaf:
+        assert await asyncio.to_thread(deaf.recv, 4096) == b"", "an end, not a reset"

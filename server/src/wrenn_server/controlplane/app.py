@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -14,29 +16,22 @@ from typing import Any
 import structlog
 import uvicorn
 
-from wrenn_server.controlplane import hosts_client, keys, seen, work
+from wrenn_server.controlplane import hosts_client, keys, metrics, seen, work
 from wrenn_server.controlplane.api import app as api
-from wrenn_server.controlplane.config import Config
+from wrenn_server.controlplane.certificate import Certificate
+from wrenn_server.controlplane.config import Config, TlsFiles
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.services import routes
 from wrenn_server.controlplane.services.routes import Routes
+from wrenn_server.controlplane.traffic import Traffic
+from wrenn_server.controlplane.workers import Place
 from wrenn_server.db import migrate, pool
 from wrenn_server.db.pool import Database
-from wrenn_server.edge import answers, route
 from wrenn_server.edge.listener import Listener
-from wrenn_server.edge.sandbox import sandbox_upstream
-from wrenn_server.edge.target import Answer, Exchange, Peer, Route, Target, Upstream
-from wrenn_server.model.errors import NotFound
-from wrenn_server.model.ids import SandboxId
-from wrenn_server.model.sandbox import State
-from wrenn_server.wire.head import Head
-from wrenn_server.wire.stream import Stream, connect_unix
-
-API_KEEP = 4.0
-"""Seconds; uvicorn closes idle connections after 5."""
+from wrenn_server.edge.target import Exchange, Upstream
 
 log = structlog.get_logger()
 
@@ -53,17 +48,29 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(config: Config, database_url: str) -> AsyncGenerator[Running, None]:
+async def serving(
+    config: Config, database_url: str, place: Place | None = None
+) -> AsyncGenerator[Running, None]:
     """Serves while the context lasts. At its end requests and work in flight finish first, within limits.
 
-    :raises WrongSchema: :raises DatabaseUnavailable: :raises OSError: the address cannot be had
+    :param place: one of several workers that share the address
+    :raises WrongSchema: :raises DatabaseUnavailable: :raises BadCertificate: :raises OSError: the address cannot be had
     """
     await demand_schema(database_url)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(pool.connect(database_url))
         cp = await stack.enter_async_context(composed(config, db))
         path = await stack.enter_async_context(served(api.build(cp)))
-        listener = Listener(config.listen, edge_route(cp.routes, path), observe=observer(cp))
+        if place is not None:
+            await stack.enter_async_context(metrics.shared(cp.metrics, place))
+        listener = Listener(
+            config.listen,
+            Traffic(cp, path).choose,
+            ssl=await stack.enter_async_context(certified(config.tls)),
+            trusted=lambda peer: peer.host in config.trusted_proxies,
+            reuse_port=place is not None,
+            observe=observer(cp),
+        )
         cp.routes.on_gone.append(listener.abort)
         await stack.enter_async_context(listener)
         yield Running(listener.address, cp)
@@ -99,6 +106,25 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
         yield cp
 
 
+@asynccontextmanager
+async def certified(files: TlsFiles | None) -> AsyncGenerator[ssl.SSLContext | None, None]:
+    """What the public port presents, followed while the context lasts, and read again at SIGHUP.
+
+    :raises BadCertificate: :raises OSError:
+    """
+    if files is None:
+        yield None
+        return
+    certificate = Certificate(files.certificate, files.key)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, certificate.try_reload)
+    try:
+        async with certificate.followed():
+            yield certificate.context
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 async def write_seen(cp: ControlPlane) -> None:
     await cp.seen.write(cp.db)
 
@@ -112,36 +138,6 @@ def observer(cp: ControlPlane) -> Callable[[Exchange], None]:
             cp.seen.sandbox(exchange.to.group)
 
     return observe
-
-
-def edge_route(where: Routes, api_socket: str) -> Route:
-    """Sandbox traffic to the sandbox's port, everything else to the API."""
-    to_api = Upstream(connect=lambda: connect_unix(api_socket), key=("api",), keep=API_KEEP)
-
-    async def choose(head: Head, peer: Peer) -> Target:
-        match route.route(head):
-            case route.ToApi():
-                return to_api
-            case route.Refuse(answer):
-                return answer
-            case route.ToSandbox(id=sandbox_id, port=port):
-                return await _to_sandbox(where, sandbox_id, port)
-
-    return choose
-
-
-async def _to_sandbox(where: Routes, sandbox_id: SandboxId, port: int) -> Upstream | Answer:
-    try:
-        location = await where.locate(sandbox_id)
-    except NotFound:
-        return answers.sandbox_not_found(sandbox_id)
-    if location.state is not State.RUNNING:
-        return answers.sandbox_not_found(sandbox_id)
-
-    async def dial() -> Stream:
-        return await where.open_tunnel(sandbox_id, port)
-
-    return sandbox_upstream(sandbox_id, location.generation, port, dial)
 
 
 class _Server(uvicorn.Server):

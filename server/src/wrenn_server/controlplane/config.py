@@ -12,6 +12,7 @@ from wrenn_server.linux.env_file import ConfigError as ConfigError
 from wrenn_server.linux.env_file import read_env_file
 
 VERSION = version("wrenn-server")
+MOST_WORKERS = 64
 ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
 
 
@@ -52,6 +53,31 @@ class AgentAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Networks:
+    """`10.0.0.0/8, 192.168.1.7`: contains the text of an address, or not.
+
+    :raises ValueError:
+    """
+
+    def __init__(self, text: str) -> None:
+        self._networks = [ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip()]
+
+    def __contains__(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: the certificate with its chain, and its key without a password."""
+
+    certificate: Path
+    key: Path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     database_url: str | None = field(default=None, repr=False)
@@ -65,6 +91,13 @@ class Config:
     room: Room = ROOM
     """CP_CPU_OVERCOMMIT, CP_MEMORY_OVERCOMMIT, CP_DISK_OVERCOMMIT. Disk is high because overlays are sparse; memory is
     above 1 because sandboxes of a template share its pages and touch few of their own."""
+
+    workers: int = 1
+    """CP_WORKERS: processes that share the port"""
+    tls: TlsFiles | None = None
+    """CP_TLS_CERT and CP_TLS_KEY; None: plain HTTP"""
+    trusted_proxies: Networks = field(default_factory=lambda: Networks(""))
+    """CP_TRUSTED_PROXIES: whose X-Forwarded-* are believed"""
 
     @property
     def postgres_dir(self) -> Path:
@@ -85,7 +118,9 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
         ("DATABASE_URL", "database_url", _database_url),
         ("CP_LISTEN_ADDR", "listen", _listen),
         ("CP_HOST_AGENT_ADDR", "agent", AgentAddress.parse),
-        ("WRENN_DATA_DIR", "data_dir", _directory),
+        ("WRENN_DATA_DIR", "data_dir", _path),
+        ("CP_WORKERS", "workers", _workers),
+        ("CP_TRUSTED_PROXIES", "trusted_proxies", Networks),
     ):
         if text := values.get(name):
             try:
@@ -93,6 +128,11 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
             except ValueError as error:
                 shown = "" if name == "DATABASE_URL" else f"={text!r}"
                 problems.append(f"{name}{shown}: {error}")
+    certificate, key = values.get("CP_TLS_CERT"), values.get("CP_TLS_KEY")
+    if certificate and key:
+        given["tls"] = TlsFiles(_path(certificate), _path(key))
+    elif certificate or key:
+        problems.append("CP_TLS_CERT and CP_TLS_KEY: give both, or none for plain HTTP")
     room = ROOM
     factors = {"cpus": room.cpus, "memory": room.memory, "disk": room.disk}
     for name, attribute in (
@@ -123,8 +163,14 @@ def _listen(text: str) -> str:
     return f"{host or '0.0.0.0'}:{port}"
 
 
-def _directory(text: str) -> Path:
+def _path(text: str) -> Path:
     return Path(text).absolute()
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(f"expected a number from 1 to {MOST_WORKERS}")
+    return int(text)
 
 
 def _factor(text: str) -> float:

@@ -6,16 +6,20 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import cyclopts
 import structlog
 import uvloop
 
-from wrenn_server.controlplane import app, bootstrap, config
+from wrenn_server.controlplane import app, bootstrap, config, workers
+from wrenn_server.controlplane.certificate import BadCertificate
 from wrenn_server.controlplane.config import VERSION, Config, ConfigError
+from wrenn_server.controlplane.workers import Place
 from wrenn_server.db import embedded, migrate, pool
 from wrenn_server.linux import notify
+from wrenn_server.linux.child import ChildFailed
 from wrenn_server.model.errors import WrennError
 from wrenn_server.obs import logs
 
@@ -33,8 +37,16 @@ def serve() -> int:
 
     Settings come from the environment and from `.env` in the working directory: DATABASE_URL, CP_LISTEN_ADDR,
     CP_HOST_AGENT_ADDR, WRENN_DATA_DIR. Without DATABASE_URL a PostgreSQL is started in the data directory.
+    CP_WORKERS is the number of processes, CP_TLS_CERT and CP_TLS_KEY make the port speak TLS; SIGHUP reads them again.
     """
     return _command(_serve)
+
+
+@cli.command(show=False)
+def worker(index: int, *, count: int, parent: int, directory: Path) -> int:
+    """One of several processes; started by `serve` alone."""
+    place = Place(index, count, parent, directory)
+    return _command(lambda settings: _work(settings, place))
 
 
 @cli.command(name="migrate")
@@ -68,18 +80,45 @@ def main() -> None:
 
 
 async def _serve(settings: Config) -> None:
+    stop = _stop_signal()
+    async with _database(settings) as url:
+        if settings.database_url is None:
+            await migrate.up(url)  # nobody else looks after the embedded one
+        async with _serving(settings, url) as address:
+            log.info("serving", action="serving", address=address, workers=settings.workers, version=VERSION)
+            notify.ready()
+            await stop.wait()
+            log.info("stopping", action="stopping")
+
+
+@asynccontextmanager
+async def _serving(settings: Config, database_url: str) -> AsyncGenerator[str, None]:
+    if settings.workers > 1:
+        async with workers.kept(settings, database_url) as address:
+            yield address
+    else:
+        async with app.serving(settings, database_url) as running:
+            yield running.address
+
+
+async def _work(settings: Config, place: Place) -> None:
+    stop = _stop_signal()
+    if settings.database_url is None:
+        raise ConfigError("a worker needs the DATABASE_URL of its parent")
+    async with app.serving(settings, settings.database_url, place):
+        notify.ready()
+        orphaned = asyncio.create_task(place.orphaned(), name="watch the parent")
+        orphaned.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        orphaned.cancel()
+
+
+def _stop_signal() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _database(settings) as url:
-        if settings.database_url is None:
-            await migrate.up(url)  # nobody else looks after the embedded one
-        async with app.serving(settings, url) as running:
-            log.info("serving", action="serving", address=running.address, version=VERSION)
-            notify.ready()
-            await stop.wait()
-            log.info("stopping", action="stopping")
+    return stop
 
 
 async def _migrate(settings: Config, direction: Literal["up", "down"]) -> None:
@@ -120,7 +159,7 @@ def _command(work: Callable[[Config], Coroutine[Any, Any, None]]) -> int:
             runner.run(work(settings))
     except WrennError as error:
         return _give_up(error.message + (f"\n{error.hint}" if error.hint else ""))
-    except (app.WrongSchema, OSError) as error:
+    except (app.WrongSchema, BadCertificate, ChildFailed, OSError) as error:
         return _give_up(str(error))
     return 0
 

@@ -1,5 +1,8 @@
 """The edge's own answers. Source of the sandbox ones: E2B's proxy; its SDKs compare status and body."""
 
+import html
+from string import Template
+
 import msgspec
 
 from wrenn_server.edge.target import Answer
@@ -38,6 +41,28 @@ def problem(status: int, code: str, message: str, *, retryable: bool = False) ->
     return Answer(status=status, body=msgspec.json.encode(body))
 
 
+_PAGE = Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>$status</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;margin:20vh auto;max-width:36rem;padding:0 1rem}</style>
+<h1>$status</h1>
+<p>$text</p>
+</html>
+""")
+_PAGE_HEADERS = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+    ("Cache-Control", "no-store"),
+)
+
+
+def page(answer: Answer) -> Answer:
+    """An answer that has a text, for a browser that navigates."""
+    status = f"{answer.status} {reason(answer.status)}"
+    body = _PAGE.substitute(status=status, text=html.escape(answer.text)).encode()
+    return Answer(status=answer.status, headers=_PAGE_HEADERS, body=body)
+
+
 def from_error(error: WrennError) -> Answer:
     return Answer(status=error.status, body=problems.encode(error, None))
 
@@ -45,6 +70,23 @@ def from_error(error: WrennError) -> Answer:
 def sandbox_not_found(sandbox_id: str) -> Answer:
     """Also for a sandbox that is paused, killed, or of nobody: all look the same from outside."""
     return _sandbox(502, {"sandboxId": sandbox_id, "message": "The sandbox was not found", "code": 502})
+
+
+def secured(sandbox_id: str, *, missing: bool) -> Answer:
+    """:param missing: the header is not there at all"""
+    what = (
+        "Token header 'e2b-traffic-access-token' is missing"
+        if missing
+        else "The token in header 'e2b-traffic-access-token' is not that of this sandbox"
+    )
+    return _sandbox(
+        403,
+        {
+            "sandboxId": sandbox_id,
+            "message": f"Sandbox is secured with traffic access token. {what}",
+            "code": 403,
+        },
+    )
 
 
 def port_not_open(sandbox_id: str, port: int) -> Answer:
@@ -84,13 +126,19 @@ def bad_address(message: str) -> Answer:
     return _sandbox(400, {"message": message, "code": 400})
 
 
+def signature_expired() -> Answer:
+    """In envd's words, which E2B's users compare."""
+    return _sandbox(401, {"code": 401, "message": "signature is already expired"})
+
+
 def no_such_path() -> Answer:
     """envd's control routes, which do not exist from outside."""
     return _sandbox(404, {"message": "not found", "code": 404})
 
 
 def _sandbox(status: int, body: dict[str, object]) -> Answer:
-    return Answer(status=status, body=msgspec.json.encode(body))
+    where = f"Sandbox {body['sandboxId']}: " if "sandboxId" in body else ""
+    return Answer(status=status, body=msgspec.json.encode(body), text=f"{where}{body['message']}")
 
 
 def upstream_down() -> Answer:

@@ -20,7 +20,18 @@ from wrenn_server.edge import answers
 from wrenn_server.edge import head as heads
 from wrenn_server.edge.exchange import Broken, Passage
 from wrenn_server.edge.pool import Pool
-from wrenn_server.edge.target import Answer, Exchange, Limits, Peer, Refused, Route, Target, Tunnel, Upstream
+from wrenn_server.edge.target import (
+    Again,
+    Answer,
+    Exchange,
+    Limits,
+    Peer,
+    Refused,
+    Route,
+    Target,
+    Tunnel,
+    Upstream,
+)
 from wrenn_server.model.errors import WrennError
 from wrenn_server.wire.body import BadBody
 from wrenn_server.wire.head import (
@@ -47,7 +58,7 @@ class Service(msgspec.Struct, kw_only=True):
     route: Route
     limits: Limits
     pool: Pool
-    trusted: bool
+    trusted: Callable[[Peer], bool]
     observe: Callable[[Exchange], None] | None
     stopping: bool = False
 
@@ -55,6 +66,7 @@ class Service(msgspec.Struct, kw_only=True):
 class Connection:
     def __init__(self, service: Service, stream: Stream, peer: Peer) -> None:
         self.service = service
+        self.trusted = service.trusted(peer)
         self.stream = stream
         self.peer = peer
         self.task = asyncio.create_task(self._run(), name=f"edge {peer.host or 'unix'}")
@@ -120,7 +132,7 @@ class Connection:
                 return False
             head = parse_request(data)
             framing = request_framing(head)
-            head = heads.admitted(head, self.peer, trusted=self.service.trusted)
+            head = heads.admitted(head, self.peer, trusted=self.trusted)
         except BadHead as bad:
             self._unread = True
             code = "invalid_request" if bad.status == 400 else "unsupported"
@@ -154,12 +166,13 @@ class Connection:
         try:
             target = await self._target(head)
             try:
-                if isinstance(target, Upstream):
-                    await passage.forward(target)
-                elif isinstance(target, Tunnel):
-                    await passage.tunnel(target)
-                else:
-                    self._answer(passage, target)
+                try:
+                    await self._carry_out(passage, target)
+                except Again:
+                    target = await self._target(head)
+                    await self._carry_out(passage, target)
+            except Again:
+                self._answer(passage, answers.upstream_down())
             except Broken as broken:
                 self._answer(passage, broken.answer)
             self._unread = not passage.request.done
@@ -180,6 +193,15 @@ class Connection:
                         sent=passage.sent,
                     )
                 )
+
+    async def _carry_out(self, passage: Passage, target: Target) -> None:
+        """:raises Again: before anything was sent to an upstream; :raises Broken: before anything was sent to the client"""
+        if isinstance(target, Upstream):
+            await passage.forward(target)
+        elif isinstance(target, Tunnel):
+            await passage.tunnel(target)
+        else:
+            self._answer(passage, target)
 
     async def _target(self, head: Head) -> Target:
         try:
@@ -202,6 +224,8 @@ class Connection:
         except BadBody:
             answer = answers.bad_body()
         head = passage.head
+        if answer.text and heads.is_navigation(head):
+            answer = answers.page(answer)
         keep = passage.request.done and not wants_close(head) and head.method != "CONNECT"
         passage.status = answer.status
         passage.whole = True

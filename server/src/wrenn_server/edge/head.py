@@ -63,6 +63,18 @@ def admitted(head: Head, peer: Peer, *, trusted: bool) -> Head:
     return Head.of(head.method, target, headers, head.minor)
 
 
+def is_navigation(head: Head) -> bool:
+    """A browser goes to a page, and a person will read the answer.
+
+    Browsers say so with `Sec-Fetch-Mode` (Fetch Metadata), but only to origins that they trust; to plain HTTP they send
+    `Upgrade-Insecure-Requests` with navigations.
+    """
+    if head.method not in ("GET", "HEAD") or "text/html" not in head.fields.get("accept", ""):
+        return False
+    mode = head.fields.get("sec-fetch-mode")
+    return mode == "navigate" if mode else head.fields.get("upgrade-insecure-requests") == "1"
+
+
 def onward(head: Head) -> Head:
     """Without what belongs to the hop from the client."""
     return Head.of(head.method, head.target, _end_to_end(head))

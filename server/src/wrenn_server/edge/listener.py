@@ -29,7 +29,8 @@ class Listener:
     ```
 
     :param address: `HOST:PORT` (IPv6 in brackets, no host for all interfaces) or the path of a Unix socket
-    :param trusted: peers are our own programs or our reverse proxy: their X-Request-Id and X-Forwarded-* are kept
+    :param trusted: peers that are our own programs or our reverse proxy, True for all: their X-Request-Id and
+        X-Forwarded-* are kept
     :param reuse_port: SO_REUSEPORT, for several worker processes on one port
     :param observe: called with every finished exchange; must be quick and not raise
     """
@@ -41,7 +42,7 @@ class Listener:
         *,
         ssl: tls.SSLContext | None = None,
         limits: Limits | None = None,
-        trusted: bool = False,
+        trusted: bool | Callable[[Peer], bool] = False,
         reuse_port: bool = False,
         observe: Callable[[Exchange], None] | None = None,
     ) -> None:
@@ -51,7 +52,11 @@ class Listener:
         self._reuse_port = reuse_port
         self._pool = Pool()
         self._service = Service(
-            route=route, limits=limits or Limits(), pool=self._pool, trusted=trusted, observe=observe
+            route=route,
+            limits=limits or Limits(),
+            pool=self._pool,
+            trusted=trusted if callable(trusted) else lambda _: trusted,
+            observe=observe,
         )
         self._stack = contextlib.AsyncExitStack()
 

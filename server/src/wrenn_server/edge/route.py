@@ -6,7 +6,9 @@ A sandbox is named by the first label of Host, `{port}-{id}.<anything>`, or by t
 
 import base64
 import binascii
+import hmac
 import re
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -22,11 +24,15 @@ _ENVD_PATH = re.compile(
     r"/(?:health|metrics|envs|files|files/compose|process\.Process/[A-Za-z]+|filesystem\.Filesystem/[A-Za-z]+)"
 )
 """An allow-list, of paths as they are on the wire: `/init` and its like have no spelling that gets through."""
-_SECRET_HEADERS = frozenset({"x-api-key", "x-host-token"})
+TRAFFIC_TOKEN = "e2b-traffic-access-token"  # noqa: S105 - the name of a header
+_SECRET_HEADERS = frozenset({"x-api-key", "x-host-token", TRAFFIC_TOKEN})
 _PLATFORM_KEY = re.compile(r"bearer\s+(?:wrn|e2b)_|\b(?:wrn|e2b)_[0-9a-f]{40}", re.IGNORECASE)
 _JWT = re.compile(
     r"bearer\s+[A-Za-z0-9_\-]+\.([A-Za-z0-9_\-]+)\.[A-Za-z0-9_\-]*\s*", re.IGNORECASE | re.ASCII
 )
+_OPERATIONS = {"GET": "read", "POST": "write"}
+_SIGNATURE = re.compile(r"v1_([A-Za-z0-9+/]{43})", re.ASCII)
+_EXPIRATION = re.compile(r"[0-9]{0,12}", re.ASCII)
 _ISSUER = "wrenn"
 _COOKIE_PREFIX = "wrenn_"
 
@@ -40,6 +46,16 @@ class ToSandbox(msgspec.Struct, frozen=True):
     port: int
     host: str
     """The Host header."""
+
+
+class SignedFile(msgspec.Struct, frozen=True):
+    """`digest` is SHA-256 of `before`, the sandbox's envd token, and `after`."""
+
+    digest: bytes
+    before: str
+    after: str
+    expires: int | None
+    """Unix seconds."""
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -78,6 +94,39 @@ def _to_sandbox(head: Head, host: str, port: str, sandbox_id: str) -> ToSandbox 
     if int(port) == envd.PORT and not _ENVD_PATH.fullmatch(head.path):
         return Refuse(answers.no_such_path())
     return ToSandbox(known, int(port), host)
+
+
+def carries(head: Head, traffic_token: str) -> bool:
+    """The request has what a private sandbox asks for. Takes as long for a wrong token as for the right one."""
+    given = head.fields.get(TRAFFIC_TOKEN, "")
+    return hmac.compare_digest(given.encode("latin-1"), traffic_token.encode())
+
+
+def signed_file(head: Head) -> SignedFile | None:
+    """A link to a file that names no sandbox: what E2B's SDKs make of one fixed address (`download_url`, `upload_url`)."""
+    operation = _OPERATIONS.get(head.method)
+    if operation is None or head.path != "/files":
+        return None
+    try:
+        query = dict(parse_qsl(head.target.partition("?")[2], keep_blank_values=True, max_num_fields=8))
+    except ValueError:
+        return None
+    signature = _SIGNATURE.fullmatch(query.get("signature", ""))
+    expiration = query.get("signature_expiration", "")
+    if signature is None or not _EXPIRATION.fullmatch(expiration):
+        return None
+    return SignedFile(
+        digest=base64.b64decode(signature[1] + "="),
+        before=f"{query.get('path', '')}:{operation}:{query.get('username', '')}:",
+        after=f":{expiration}" if expiration else "",
+        expires=int(expiration) if expiration else None,
+    )
+
+
+def masked(head: Head, host: str) -> Head:
+    """With another Host, for a server in the sandbox that knows itself by that name alone."""
+    kept = [line for line in head.headers if line[0].lower() != "host"]
+    return Head.of(head.method, head.target, [("Host", host), *kept], head.minor)
 
 
 def for_sandbox(head: Head) -> Head:

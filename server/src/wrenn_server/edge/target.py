@@ -14,8 +14,9 @@ from wrenn_server.wire.stream import Stream
 Connect = Callable[[], Awaitable[Stream]]
 """Opens a new connection to the upstream.
 
-Raises `Refused` to have that answer sent, a WrennError to have its problem sent, `ConnectionRefusedError` for a
-port that nobody listens on (retried when `retry_refused`), other `OSError` or `TimeoutError` for the rest (503, 504).
+Raises `Refused` to have that answer sent, `Again` to have the route asked once more, a WrennError to have its problem
+sent, `ConnectionRefusedError` for a port that nobody listens on (retried when `retry_refused`), other `OSError` or
+`TimeoutError` for the rest (503, 504).
 Cancelled when the client goes away.
 """
 
@@ -34,6 +35,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     body: bytes = b""
+    text: str = ""
+    """The same for people: a browser that navigates gets a page with this text. Empty: it gets the body."""
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +85,10 @@ class Refused(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"{answer.status}")
         self.answer = answer
+
+
+class Again(Exception):
+    """Raised by Connect: the route's answer is out of date, ask it once more."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

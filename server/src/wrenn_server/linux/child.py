@@ -26,7 +26,7 @@ class Child:
     """One kept program. Made by `kept`."""
 
     name: str
-    log: Path
+    log: Path | None
     on_exit: Callable[[int], None]
     pid: int = 0
     restarts: int = 0
@@ -40,25 +40,26 @@ async def kept(
     *,
     env: Mapping[str, str],
     directory: Path,
-    log: Path,
+    log: Path | None,
     ready_timeout: float,
+    grace: float = GRACE,
     on_exit: Callable[[int], None] = lambda code: None,
 ) -> AsyncGenerator[Child, None]:
     """Keeps a program running while the context lasts; entered when it said READY=1.
 
-    `directory` holds its notify socket, `log` gets its output. `env` is added to a clean environment.
+    `directory` holds its notify socket, `log` gets its output (None: it goes where ours goes). `env` is added to a
+    clean environment. At the end it gets SIGTERM, and SIGKILL after `grace` seconds.
     :raises ChildFailed: it ended, or was not ready within `ready_timeout` seconds.
     """
     child = Child(name=name, log=log, on_exit=on_exit)
     async with notify.listener(directory / f"{name}.notify") as listener:
-        keeper = asyncio.create_task(_keep(child, argv, env, listener), name=f"keep {name}")
+        keeper = asyncio.create_task(_keep(child, argv, env, listener, grace), name=f"keep {name}")
         try:
             waiter = asyncio.create_task(child.ready.wait())
             await asyncio.wait({waiter, keeper}, timeout=ready_timeout, return_when=asyncio.FIRST_COMPLETED)
             waiter.cancel()
             if not child.ready.is_set():
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:]) if log.exists() else ""
-                raise ChildFailed(f"{name} did not become ready; the end of {log}:\n{tail}")
+                raise ChildFailed(f"{name} did not become ready{_end_of(log)}")
             yield child
         finally:
             keeper.cancel()
@@ -66,10 +67,20 @@ async def kept(
                 await keeper
 
 
-async def _keep(child: Child, argv: Sequence[str], env: Mapping[str, str], listener: notify.Listener) -> None:
+def _end_of(log: Path | None) -> str:
+    if log is None or not log.exists():
+        return ""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+    return f"; the end of {log}:\n{tail}"
+
+
+async def _keep(
+    child: Child, argv: Sequence[str], env: Mapping[str, str], listener: notify.Listener, grace: float
+) -> None:
     pause = FIRST_PAUSE
     while True:
-        with child.log.open("ab") as output:
+        with contextlib.ExitStack() as stack:
+            output = None if child.log is None else stack.enter_context(child.log.open("ab"))
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=subprocess.DEVNULL,
@@ -83,7 +94,7 @@ async def _keep(child: Child, argv: Sequence[str], env: Mapping[str, str], liste
         try:
             code = await process.wait()
         except asyncio.CancelledError:
-            await _end(process)
+            await _end(process, grace)
             raise
         finally:
             announce.cancel()
@@ -101,13 +112,13 @@ async def _announce(child: Child, listener: notify.Listener) -> None:
     child.ready.set()
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
-        async with asyncio.timeout(GRACE):
+        async with asyncio.timeout(grace):
             await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):

@@ -26,6 +26,7 @@ _KEEPALIVE = (  # a peer that vanished without FIN is noticed after two minutes
     ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),
     ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
 )
+_GOODBYE = 0.3  # seconds for a TLS peer to answer close_notify when it has all there was
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
 
@@ -174,8 +175,13 @@ class Stream(asyncio.Protocol):
 
     def close(self) -> None:
         """Sends what is buffered, then FIN. The peer may take its time: `wait_closed`."""
-        if not self.lost:
-            self.transport.close()
+        if self.lost or self.transport.is_closing():
+            return
+        sent = not self.transport.get_write_buffer_size()
+        self.transport.close()
+        if sent and not self._half_closable:
+            # TLS waits for the peer's close_notify, which most peers that are idle never send.
+            asyncio.get_running_loop().call_later(_GOODBYE, self.transport.abort)
 
     def abort(self) -> None:
         """RST at once; what is buffered is dropped."""

@@ -8,7 +8,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openapi, sandboxes, users
@@ -37,7 +37,7 @@ async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 @get("/metrics", include_in_schema=False)
 async def metrics(cp: Cp) -> Response[bytes]:
-    return Response(generate_latest(cp.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(await cp.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def build(cp: ControlPlane) -> ASGIApp:

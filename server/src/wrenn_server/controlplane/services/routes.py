@@ -109,11 +109,12 @@ class Routes:
         return self._default if address is None else AgentAddress.parse(address)
 
     def forget(self, sandbox_id: str) -> None:
-        """The sandbox is changing: whoever asks next must look."""
+        """The sandbox is changing: whoever asks next must look, and connections to where it was end."""
         self._changes += 1
-        if self._known.pop(sandbox_id, None) is not None:
-            for call in self.on_gone:
-                call(sandbox_id)
+        self._known.pop(sandbox_id, None)
+        # Also when nothing is remembered of it: a change of its host has been heard before, and connections live on.
+        for call in self.on_gone:
+            call(sandbox_id)
 
     def _heard(self, payload: str) -> None:
         kind, _, name = payload.partition(" ")
