@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wrenn_server.controlplane.config import AgentAddress, ConfigError, load
+from wrenn_server.controlplane.config import AgentAddress, ConfigError, Tls, load
 
 ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 
@@ -37,6 +37,22 @@ def test_all_mistakes_are_named_at_once_and_no_password() -> None:
     text = str(refused.value)
     assert all(name in text for name in ("DATABASE_URL", "CP_LISTEN_ADDR", "CP_MEMORY_OVERCOMMIT"))
     assert "secret" not in text
+
+
+def test_tls_is_a_port_beside_the_plain_one() -> None:
+    files = {"CP_TLS_CERT": "/c.pem", "CP_TLS_KEY": "/k.pem"}
+    assert load({}, None).tls is None
+    assert load(files, None).tls == Tls(Path("/c.pem"), Path("/k.pem"), "0.0.0.0:8443")
+    assert load({**files, "CP_TLS_LISTEN_ADDR": ":443"}, None).tls == Tls(
+        Path("/c.pem"), Path("/k.pem"), "0.0.0.0:443"
+    )
+    for half in (
+        {"CP_TLS_CERT": "/c.pem"},
+        {"CP_TLS_LISTEN_ADDR": ":443"},
+        {**files, "CP_TLS_LISTEN_ADDR": "x"},
+    ):
+        with pytest.raises(ConfigError, match="CP_TLS_"):
+            load(half, None)
 
 
 def test_a_line_that_is_none(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class World:
     """With the API key of the administrator's team."""
     user: Client
     """With the administrator's token."""
+    tls_url: str | None = None
 
     @property
     def address(self) -> str:
@@ -66,7 +67,12 @@ async def control_plane(database_url: str, **settings: Any) -> AsyncGenerator[Wo
             "/v1/auth/login", {"email": admin.admin_email, "password": admin.admin_password}
         )
         yield World(
-            url, running.cp, admin, client.with_key(admin.api_key), client.with_token(login.json()["token"])
+            url,
+            running.cp,
+            admin,
+            client.with_key(admin.api_key),
+            client.with_token(login.json()["token"]),
+            f"https://{running.tls_address}" if running.tls_address else None,
         )
 
 

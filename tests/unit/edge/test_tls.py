@@ -1,18 +1,13 @@
 """The same ends over TLS, on the public side and between control plane and agent."""
 
 import asyncio
-import datetime
-import ipaddress
 import socket
 import ssl
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from unit.edge.loopback import World, exactly, head_of, to_end
 
+from support.certificates import self_signed
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Answer, Limits, Peer, Target, Tunnel, Upstream
 from wrenn_server.wire.head import Head, parse_request
@@ -25,34 +20,8 @@ Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
     """A server's and a client's, with a certificate for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edge test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("tls") / "both.pem"
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    file.write_bytes(
-        pem
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(file)
-    return server, ssl.create_default_context(cadata=pem.decode())
+    made = self_signed(tmp_path_factory.mktemp("tls"), "127.0.0.1")
+    return made.server(), made.client()
 
 
 def port(listener: Listener) -> int:

@@ -1,5 +1,6 @@
 """What `wrenn up` remembers in files, and what it was asked for."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.linux import forwarding
 from wrenn_server.up import doctor, environment, supervisor
-from wrenn_server.up.settings import Settings, from_environment
+from wrenn_server.up.settings import Settings, as_json, from_environment, parse
 
 
 def test_environment_file_round_trip_is_private(tmp_path: Path) -> None:
@@ -25,6 +26,28 @@ def test_environment_file_round_trip_is_private(tmp_path: Path) -> None:
     assert environment.read(tmp_path / "wrenn.env") == variables
     assert stat.S_IMODE((tmp_path / "wrenn.env").stat().st_mode) == 0o600
     assert environment.read(tmp_path / "absent") == {}
+
+
+def test_a_domain_with_its_certificate_reaches_the_control_plane() -> None:
+    asked = from_environment(
+        {"CP_TLS_KEY": "/etc/key.pem"},
+        domain="sandboxes.example.com",
+        tls_cert=Path("/etc/cert.pem"),
+        tls_listen=":443",
+    )
+    settings = parse(json.loads(json.dumps(as_json(asked))))
+    assert settings == asked
+    environ = supervisor.control_plane_environment(settings, "postgres://x")
+    assert environ["CP_PROXY_DOMAIN"] == "sandboxes.example.com"
+    assert [environ[f"CP_TLS_{name}"] for name in ("CERT", "KEY", "LISTEN_ADDR")] == [
+        "/etc/cert.pem",
+        "/etc/key.pem",
+        ":443",
+    ]
+    assert settings.base_url == "http://127.0.0.1:8000", "the agent goes on with the plain port"
+    plain = supervisor.control_plane_environment(from_environment({}), "postgres://x")
+    assert plain["CP_PROXY_DOMAIN"] == "localhost:8000"
+    assert not any(name.startswith("CP_TLS") for name in plain)
 
 
 def test_options_win_over_the_environment_over_defaults() -> None:

@@ -19,7 +19,7 @@ import uvicorn
 from wrenn_server.controlplane import hosts_client, keys, metrics, seen, work
 from wrenn_server.controlplane.api import app as api
 from wrenn_server.controlplane.certificate import Certificate
-from wrenn_server.controlplane.config import Config, TlsFiles
+from wrenn_server.controlplane.config import Config, Tls
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
@@ -44,6 +44,7 @@ class WrongSchema(Exception):
 class Running:
     address: str
     """HOST:PORT that it listens on."""
+    tls_address: str | None
     cp: ControlPlane
 
 
@@ -63,17 +64,27 @@ async def serving(
         path = await stack.enter_async_context(served(api.build(cp)))
         if place is not None:
             await stack.enter_async_context(metrics.shared(cp.metrics, place))
-        listener = Listener(
-            config.listen,
-            Traffic(cp, path).choose,
-            ssl=await stack.enter_async_context(certified(config.tls)),
-            trusted=lambda peer: peer.host in config.trusted_proxies,
-            reuse_port=place is not None,
-            observe=observer(cp),
-        )
-        cp.routes.on_gone.append(listener.abort)
-        await stack.enter_async_context(listener)
-        yield Running(listener.address, cp)
+        traffic = Traffic(cp, path)
+
+        async def listening(address: str, certificate: ssl.SSLContext | None = None) -> str:
+            listener = Listener(
+                address,
+                traffic.choose,
+                ssl=certificate,
+                trusted=lambda peer: peer.host in config.trusted_proxies,
+                reuse_port=place is not None,
+                observe=observer(cp),
+            )
+            cp.routes.on_gone.append(listener.abort)
+            await stack.enter_async_context(listener)
+            return listener.address
+
+        tls_address = None
+        if config.tls is not None:
+            certificate = await stack.enter_async_context(certified(config.tls))
+            tls_address = await listening(config.tls.listen, certificate)
+        address = await listening(config.listen)
+        yield Running(address, tls_address, cp)
 
 
 async def demand_schema(database_url: str) -> None:
@@ -107,15 +118,12 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
 
 
 @asynccontextmanager
-async def certified(files: TlsFiles | None) -> AsyncGenerator[ssl.SSLContext | None, None]:
-    """What the public port presents, followed while the context lasts, and read again at SIGHUP.
+async def certified(tls: Tls) -> AsyncGenerator[ssl.SSLContext, None]:
+    """What the TLS port presents, followed while the context lasts, and read again at SIGHUP.
 
     :raises BadCertificate: :raises OSError:
     """
-    if files is None:
-        yield None
-        return
-    certificate = Certificate(files.certificate, files.key)
+    certificate = Certificate(tls.certificate, tls.key)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, certificate.try_reload)
     try:

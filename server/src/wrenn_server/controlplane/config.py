@@ -13,6 +13,7 @@ from wrenn_server.linux.env_file import read_env_file
 
 VERSION = version("wrenn-server")
 MOST_WORKERS = 64
+TLS_LISTEN = "0.0.0.0:8443"
 ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
 
 
@@ -71,11 +72,14 @@ class Networks:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files: the certificate with its chain, and its key without a password."""
+class Tls:
+    """The public port that speaks TLS, beside the plain one. PEM files: the certificate with its chain, and its key
+    without a password."""
 
     certificate: Path
     key: Path
+    listen: str = TLS_LISTEN
+    """CP_TLS_LISTEN_ADDR, HOST:PORT"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,8 @@ class Config:
 
     workers: int = 1
     """CP_WORKERS: processes that share the port"""
-    tls: TlsFiles | None = None
-    """CP_TLS_CERT and CP_TLS_KEY; None: plain HTTP"""
+    tls: Tls | None = None
+    """CP_TLS_CERT and CP_TLS_KEY; None: plain HTTP alone"""
     trusted_proxies: Networks = field(default_factory=lambda: Networks(""))
     """CP_TRUSTED_PROXIES: whose X-Forwarded-* are believed"""
 
@@ -130,9 +134,15 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
                 problems.append(f"{name}{shown}: {error}")
     certificate, key = values.get("CP_TLS_CERT"), values.get("CP_TLS_KEY")
     if certificate and key:
-        given["tls"] = TlsFiles(_path(certificate), _path(key))
-    elif certificate or key:
-        problems.append("CP_TLS_CERT and CP_TLS_KEY: give both, or none for plain HTTP")
+        text = values.get("CP_TLS_LISTEN_ADDR") or TLS_LISTEN
+        try:
+            given["tls"] = Tls(_path(certificate), _path(key), _listen(text))
+        except ValueError as error:
+            problems.append(f"CP_TLS_LISTEN_ADDR={text!r}: {error}")
+    elif certificate or key or values.get("CP_TLS_LISTEN_ADDR"):
+        problems.append(
+            "CP_TLS_CERT and CP_TLS_KEY: give both, or none of the CP_TLS_ settings for plain HTTP"
+        )
     room = ROOM
     factors = {"cpus": room.cpus, "memory": room.memory, "disk": room.disk}
     for name, attribute in (

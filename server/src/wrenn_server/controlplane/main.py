@@ -37,7 +37,8 @@ def serve() -> int:
 
     Settings come from the environment and from `.env` in the working directory: DATABASE_URL, CP_LISTEN_ADDR,
     CP_HOST_AGENT_ADDR, WRENN_DATA_DIR. Without DATABASE_URL a PostgreSQL is started in the data directory.
-    CP_WORKERS is the number of processes, CP_TLS_CERT and CP_TLS_KEY make the port speak TLS; SIGHUP reads them again.
+    CP_WORKERS is the number of processes. CP_TLS_CERT and CP_TLS_KEY add a port that speaks TLS, CP_TLS_LISTEN_ADDR;
+    SIGHUP reads them again.
     """
     return _command(_serve)
 

@@ -74,7 +74,9 @@ async def kept(config: Config, database_url: str) -> AsyncGenerator[str, None]:
     :raises ChildFailed: a worker did not come up; it wrote to our stderr why
     :raises OSError: the address cannot be had
     """
-    with reserved(config.listen) as address, tempfile.TemporaryDirectory(prefix="wrenn-cp-") as directory:
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(reserved(config.listen))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="wrenn-cp-"))
         # The program may be a single file that made its own sys.path.
         path = os.pathsep.join(entry for entry in sys.path if entry)
         env = {
@@ -83,6 +85,8 @@ async def kept(config: Config, database_url: str) -> AsyncGenerator[str, None]:
             "DATABASE_URL": database_url,
             "CP_LISTEN_ADDR": address,
         }
+        if config.tls is not None:
+            env["CP_TLS_LISTEN_ADDR"] = stack.enter_context(reserved(config.tls.listen))
         stop = asyncio.Event()
         ready = [asyncio.Event() for _ in range(config.workers)]
         workers: list[child.Child] = []

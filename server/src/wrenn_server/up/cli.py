@@ -18,11 +18,9 @@ from wrenn_server.up.settings import Settings, from_environment
 console = Console()
 
 
-def settings_of(
-    data_dir: Path | None, listen: str | None = None, agent_listen: str | None = None
-) -> Settings:
+def settings_of(data_dir: Path | None, **given: object) -> Settings:
     absolute = data_dir.absolute() if data_dir else None
-    return from_environment(dict(os.environ), data_dir=absolute, listen=listen, agent_listen=agent_listen)
+    return from_environment(dict(os.environ), data_dir=absolute, **given)
 
 
 def up(
@@ -31,6 +29,10 @@ def up(
     data_dir: Path | None = None,
     listen: str | None = None,
     agent_listen: str | None = None,
+    domain: str | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    tls_listen: str | None = None,
 ) -> None:
     """Start everything on this machine; a second time does nothing, quickly.
 
@@ -38,8 +40,20 @@ def up(
     :param data_dir: Where everything is kept (default /var/lib/wrenn, or WRENN_DATA_DIR).
     :param listen: The public address (default 127.0.0.1:8000).
     :param agent_listen: The host agent's address (default 127.0.0.1:50051).
+    :param domain: Wildcard domain of the sandboxes' ports, e.g. sandboxes.example.com; *.DOMAIN must lead here.
+    :param tls_cert: Certificate with its chain for *.DOMAIN, PEM; a port that speaks TLS is opened with it.
+    :param tls_key: Its private key, PEM.
+    :param tls_listen: The address of that port (default 0.0.0.0:8443).
     """
-    settings = settings_of(data_dir, listen, agent_listen)
+    settings = settings_of(
+        data_dir,
+        listen=listen,
+        agent_listen=agent_listen,
+        domain=domain,
+        tls_cert=tls_cert.absolute() if tls_cert else None,
+        tls_key=tls_key.absolute() if tls_key else None,
+        tls_listen=tls_listen,
+    )
     try:
         started = asyncio.run(start.start(settings, console))
     except start.CannotStart as error:

@@ -9,6 +9,7 @@ NAMES = (
     "WRENN_PROXY_DOMAIN",
     "WRENN_ADMIN_EMAIL",
     "WRENN_ADMIN_PASSWORD",
+    "E2B_DOMAIN",
     "E2B_API_URL",
     "E2B_SANDBOX_URL",
     "E2B_API_KEY",
@@ -18,13 +19,15 @@ NAMES = (
 def compose(
     *, base_url: str, proxy_domain: str, api_key: str, admin_email: str, admin_password: str
 ) -> dict[str, str]:
-    """The variables; E2B's SDKs want the same key with their own prefix."""
+    """The variables; E2B's SDKs want the same key with their own prefix. They use the two URLs on this machine; elsewhere
+    E2B_DOMAIN and the key are enough where *.E2B_DOMAIN leads to the TLS port."""
     return {
         "WRENN_BASE_URL": base_url,
         "WRENN_API_KEY": api_key,
         "WRENN_PROXY_DOMAIN": proxy_domain,
         "WRENN_ADMIN_EMAIL": admin_email,
         "WRENN_ADMIN_PASSWORD": admin_password,
+        "E2B_DOMAIN": proxy_domain,
         "E2B_API_URL": base_url,
         "E2B_SANDBOX_URL": base_url,
         "E2B_API_KEY": "e2b_" + api_key.removeprefix("wrn_"),

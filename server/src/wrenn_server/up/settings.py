@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 DATA_DIR = Path("/var/lib/wrenn")
@@ -22,6 +22,11 @@ class Settings:
     vmm: str = "auto"
     cache_dir: Path = CACHE_DIR
     """Built kernels and images, shared by all installations of this machine and kept by `--purge`."""
+    domain: str | None = None
+    """Wildcard domain of the sandboxes' ports, perhaps with a port; None: names under localhost, plain HTTP alone."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_listen: str | None = None
     network: str = "10.213.0.0/16"
     uid_base: int = 20000
 
@@ -50,7 +55,7 @@ class Settings:
     @property
     def proxy_domain(self) -> str:
         """`{port}-{id}.` is put before it; curl and browsers resolve every name under localhost to loopback."""
-        return f"localhost:{self.listen.rpartition(':')[2]}"
+        return self.domain or f"localhost:{self.listen.rpartition(':')[2]}"
 
 
 def from_environment(environment: dict[str, str], **given: object) -> Settings:
@@ -64,10 +69,31 @@ def from_environment(environment: dict[str, str], **given: object) -> Settings:
         "database_url": "DATABASE_URL",
         "vmm": "AGENT_VMM",
         "network": "AGENT_NETWORK",
+        "domain": "CP_PROXY_DOMAIN",
+        "tls_listen": "CP_TLS_LISTEN_ADDR",
     }.items():
         if value := environment.get(variable):
             values[name] = value
+    for name, variable in {"tls_cert": "CP_TLS_CERT", "tls_key": "CP_TLS_KEY"}.items():
+        if value := environment.get(variable):
+            values[name] = Path(value).absolute()
     if uid_base := environment.get("AGENT_UID_BASE"):
         values["uid_base"] = int(uid_base)
     values.update({name: value for name, value in given.items() if value is not None})
     return Settings(**values)  # pyright: ignore[reportArgumentType] - names and types are those of Settings
+
+
+_PATHS = ("data_dir", "cache_dir", "tls_cert", "tls_key")
+
+
+def parse(given: dict[str, str]) -> Settings:
+    """What `as_json` made of settings."""
+    return from_environment({}, **{k: Path(v) if k in _PATHS else v for k, v in given.items()})
+
+
+def as_json(settings: Settings) -> dict[str, object]:
+    return {
+        name: os.fspath(value) if isinstance(value, Path) else value
+        for name, value in asdict(settings).items()
+        if value is not None
+    }

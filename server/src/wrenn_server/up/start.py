@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from wrenn_server.linux import daemon, forwarding
 from wrenn_server.linux.process import CommandFailed
 from wrenn_server.up import doctor, supervisor
 from wrenn_server.up.progress import Bars
-from wrenn_server.up.settings import Settings
+from wrenn_server.up.settings import Settings, as_json
 
 MARK = ".wrenn"
 """Lies in every data directory that we made; only such a directory is ever purged."""
@@ -91,17 +91,12 @@ async def launch(settings: Settings, bars: Bars) -> None:
     """Starts the supervisor as a daemon and follows its report until it is ready.
 
     :raises CannotStart:"""
-    values = {
-        key: os.fspath(value) if isinstance(value, Path) else value
-        for key, value in asdict(settings).items()
-        if value is not None
-    }
     reader = await daemon.launch(
         lambda descriptor: [
             sys.executable,
             "-m",
             "wrenn_server.up.supervisor",
-            json.dumps(values),
+            json.dumps(as_json(settings)),
             str(descriptor),
         ],
         log=settings.logs_dir / "supervisor.log",

@@ -114,11 +114,20 @@ def agent_command(settings: Settings, token: str | None) -> list[str]:
 
 
 def control_plane_environment(settings: Settings, database_url: str) -> dict[str, str]:
-    return {
+    environment = {
         "DATABASE_URL": database_url,
         "CP_LISTEN_ADDR": settings.listen,
+        "CP_PROXY_DOMAIN": settings.proxy_domain,
         "WRENN_DATA_DIR": os.fspath(settings.data_dir),
     }
+    for name, value in {
+        "CP_TLS_CERT": settings.tls_cert,
+        "CP_TLS_KEY": settings.tls_key,
+        "CP_TLS_LISTEN_ADDR": settings.tls_listen,
+    }.items():
+        if value is not None:
+            environment[name] = os.fspath(value)
+    return environment
 
 
 def agent_environment(settings: Settings) -> dict[str, str]:
@@ -174,9 +183,7 @@ def running_pid(run_dir: Path) -> int | None:
 def main() -> None:
     """`python -m wrenn_server.up.supervisor`: settings as JSON in argv[1], the report's descriptor in argv[2]."""
     given = json.loads(sys.argv[1])
-    settings = settings_module.from_environment(
-        {}, **{**given, "data_dir": Path(given["data_dir"]), "cache_dir": Path(given["cache_dir"])}
-    )
+    settings = settings_module.parse(given)
     logs.set_up("wrenn-up")
     with os.fdopen(int(sys.argv[2]), "w", buffering=1) as pipe:
         report = Report(pipe.write)

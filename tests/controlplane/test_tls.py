@@ -1,0 +1,25 @@
+"""The port that speaks TLS, beside the plain one."""
+
+from pathlib import Path
+
+import httpx2
+
+from support.certificates import self_signed
+from support.simulated import control_plane
+from wrenn_server.controlplane.config import Tls
+
+
+async def test_both_ports_serve_the_same(database_url: str, tmp_path: Path) -> None:
+    made = self_signed(tmp_path, "127.0.0.1")
+    tls = Tls(made.certificate, made.key, "127.0.0.1:0")
+    async with control_plane(database_url, tls=tls) as world:
+        assert world.tls_url is not None
+        async with httpx2.AsyncClient(verify=made.client(), trust_env=False) as client:
+            secure = await client.get(f"{world.tls_url}/v1/health")
+            plain = await client.get(f"{world.url}/v1/health")
+        assert (secure.status_code, secure.json()) == (plain.status_code, plain.json()) == (200, plain.json())
+
+
+async def test_without_a_certificate_there_is_no_second_port(database_url: str) -> None:
+    async with control_plane(database_url) as world:
+        assert world.tls_url is None
