@@ -15,8 +15,8 @@ async def test_both_ports_serve_the_same(database_url: str, tmp_path: Path) -> N
     async with control_plane(database_url, tls=tls) as world:
         assert world.tls_url is not None
         async with httpx2.AsyncClient(verify=made.client(), trust_env=False) as client:
-            secure = await client.get(f"{world.tls_url}/v1/health")
-            plain = await client.get(f"{world.url}/v1/health")
+            secure = await client.get(f"{world.tls_url}/health")
+            plain = await client.get(f"{world.url}/health")
         assert (secure.status_code, secure.json()) == (plain.status_code, plain.json()) == (200, plain.json())
 
 
