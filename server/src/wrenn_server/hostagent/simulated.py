@@ -133,7 +133,9 @@ async def serving(host: SimulatedHost, credentials: Credentials, address: str) -
         app = rpc.build(registry, verifier, health, CollectorRegistry())
         path = await stack.enter_async_context(_served(app, directory))
         route = tunnel.routes(registry, cast("SlotPool", host), verifier, path)
-        await stack.enter_async_context(Listener(address, route, trusted=True, limits=Limits(grace=0.2)))
+        listener = Listener(address, route, trusted=True, limits=Limits(grace=0.2))
+        await stack.enter_async_context(listener)
+        host.cut = listener.abort
         yield
 
 

@@ -82,6 +82,8 @@ class SimulatedHost:
         """Runs before a command is carried out; raising makes it fail with nothing done."""
         self.after: Hook = _nothing
         """Runs when a command has been carried out and before it is answered."""
+        self.cut: Callable[[str], None] = lambda sandbox_id: None
+        """Resets the connections into a sandbox, as the end of a VM does."""
         self._envd = envd_binary
         self._graves: dict[str, int] = {}
 
@@ -279,6 +281,7 @@ class SimulatedHost:
             console=console,
             expires_at=None,
         )
+        self.cut(sandbox_id)
 
     def pauses(self, sandbox_id: str) -> None:
         """Its time is over, and it is paused."""
@@ -328,6 +331,7 @@ class SimulatedHost:
 
     def _rest(self, held: Held, *, memory: bool) -> None:
         held.report = replace(held.report, state=State.PAUSED, saved_memory=memory, expires_at=None)
+        self.cut(held.report.id)
 
     async def _go(self, command: Command, sandbox_id: str, generation: int) -> bool:
         """Whether the command is to be carried out now; raises when it is refused."""
@@ -357,6 +361,7 @@ class SimulatedHost:
     async def _drop(self, sandbox_id: str) -> None:
         held = self.held.pop(sandbox_id, None)
         if held is not None:
+            self.cut(sandbox_id)
             await _stop(held)
 
 
