@@ -16,6 +16,7 @@ from typing import Any
 
 from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.network.base import Slot
+from wrenn_server.hostagent.network.egress import policy
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.recipe import Host
@@ -196,10 +197,27 @@ class FakeDriver:
                 await vm.kill()
 
 
+@dataclass
+class FakeEgress:
+    slots: "FakeSlots"
+    slot: Slot
+
+    async def apply(self, network: wire.Network) -> None:
+        policy.parse(network)
+        await self.slots.world.reach("egress")
+        if self.slots.egress_error is not None:
+            raise self.slots.egress_error
+        self.slots.networks[self.slot.index] = network
+
+
 class FakeSlots:
     def __init__(self, world: "World") -> None:
-        self._world = world
+        self.world = world
         self.used: set[int] = set()
+        self.networks: dict[int, wire.Network] = {}
+        """The rules of each slot; they stay when nobody enforces them."""
+        self.enforced: set[int] = set()
+        self.egress_error: Exception | None = None
         self.limit = 8
 
     async def acquire(self) -> Slot:
@@ -210,7 +228,9 @@ class FakeSlots:
         return self.adopt(index)
 
     async def release(self, slot: Slot) -> None:
+        assert slot.index not in self.enforced
         self.used.discard(slot.index)
+        self.networks.pop(slot.index, None)
 
     def adopt(self, index: int) -> Slot:
         assert index not in self.used
@@ -218,7 +238,7 @@ class FakeSlots:
         return Slot(index=index, name=f"wrenn-test-{index}", uid=0, veth=f"wrtestv{index}")
 
     async def connect(self, slot: Slot, port: int, timeout: float) -> socket.socket:
-        [vm] = [vm for vm in self._world.vms.values() if vm.place.netns == slot.netns]
+        [vm] = [vm for vm in self.world.vms.values() if vm.place.netns == slot.netns]
         connected = socket.socket()
         connected.setblocking(False)
         try:
@@ -227,6 +247,17 @@ class FakeSlots:
             connected.close()
             raise
         return connected
+
+    @contextlib.asynccontextmanager
+    async def enforcing(self, slot: Slot, network: wire.Network) -> AsyncGenerator[FakeEgress]:
+        egress = FakeEgress(self, slot)
+        await egress.apply(network)
+        assert slot.index not in self.enforced
+        self.enforced.add(slot.index)
+        try:
+            yield egress
+        finally:
+            self.enforced.remove(slot.index)
 
 
 class FakeStrays:
@@ -307,6 +338,7 @@ class World:
     async def agent(self, *, one_team: bool = False) -> AsyncGenerator[Registry]:
         """An agent's registry from its start to its orderly end."""
         self.slots.used.clear()
+        self.slots.enforced.clear()
         host = self.host()
         templates = Templates(host)
         registry = Registry(host, templates, one_team=one_team)

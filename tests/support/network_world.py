@@ -11,20 +11,27 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
 from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, TAP, Slot
+from wrenn_server.hostagent.network.slots import Slots
 from wrenn_server.linux import netns
 from wrenn_server.linux.rtnetlink import Rtnetlink
 
 T = TypeVar("T")
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+NETWORK = IPv4Network("10.214.0.0/16")
+"""The agent's own range."""
 HOST_ADDRESS = "9.9.9.1"
 INTERNET_ADDRESS = "1.1.1.1"
+ELSEWHERE = ["1.1.2.2", "8.8.8.8", "200.1.1.1"]
+"""More of the internet's addresses."""
 FORBIDDEN = [
     "169.254.169.254",
     "10.1.2.3",
@@ -48,6 +55,32 @@ class World:
     async def in_internet(self, make: Callable[[], T]) -> T:
         return await inside(self.internet, make)
 
+    @asynccontextmanager
+    async def tcp_server(self, address: str, port: int, serve: Serve) -> AsyncGenerator[None]:
+        """Leaving ends its connections too: a guest that is gone cannot."""
+        serving = set[asyncio.Task[None]]()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(serve(reader, writer))
+            serving.add(task)
+            try:
+                await asyncio.wait([task])
+            finally:
+                writer.transport.abort()
+                serving.discard(task)
+
+        listening = await self.in_internet(lambda: socket.create_server((address, port)))
+        async with await asyncio.start_server(connected, sock=listening) as server:
+            yield
+            server.close()
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+
+
+def pool(tag: str, *, limit: int = 8, ready: int = 2) -> Slots:
+    return Slots(tag=tag, network=NETWORK, uid_base=40000, limit=limit, ready=ready)
+
 
 @contextmanager
 def world() -> Generator[World]:
@@ -58,7 +91,7 @@ def world() -> Generator[World]:
         internet = netns.new()
         stack.callback(os.close, internet)
         _up("lo")
-        for address in [*FORBIDDEN[:-1], INTERNET_ADDRESS]:
+        for address in [*FORBIDDEN[:-1], INTERNET_ADDRESS, *ELSEWHERE]:
             _address("lo", f"{address}/32")
         host = netns.new()
         stack.callback(os.close, host)
@@ -99,6 +132,17 @@ class Guest:
 
     async def udp_socket(self) -> socket.socket:
         return await inside(self.namespace, _udp)
+
+    async def connect(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """:raises OSError: e.g. EHOSTUNREACH for what the rules refuse"""
+        made = await inside(self.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        made.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(made, (address, port))
+            return await asyncio.open_connection(sock=made)
+        except BaseException:
+            made.close()
+            raise
 
     async def send(self, frame: bytes) -> None:
         """Raw bytes out of the guest's network card, whatever its own kernel thinks of them."""

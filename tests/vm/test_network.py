@@ -3,21 +3,18 @@
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import os
-import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from support import network_world as net
-from support.network_world import FORBIDDEN, HOST_ADDRESS, INTERNET_ADDRESS, PORT, Guest, World
+from support.network_world import FORBIDDEN, HOST_ADDRESS, INTERNET_ADDRESS, NETWORK, PORT, Guest, World, pool
 from wrenn_server.hostagent.network import plan, rules
 from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, Slot
 from wrenn_server.hostagent.network.slots import Slots, clean_up
@@ -28,44 +25,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed"),
 ]
 
-NETWORK = ipaddress.IPv4Network("10.214.0.0/16")
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 MARKER = b"the last packet of this test"
-
-
-@pytest.fixture
-def tag() -> str:
-    return secrets.token_hex(2)
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with net.world() as world:
-        yield world
-
-
-def make(tag: str, *, limit: int = 8, ready: int = 2) -> Slots:
-    return Slots(tag=tag, network=NETWORK, uid_base=40000, limit=limit, ready=ready)
-
-
-@pytest.fixture
-async def slots(world: World, tag: str) -> AsyncIterator[Slots]:
-    try:
-        async with make(tag) as slots:
-            yield slots
-    finally:
-        await clean_up(tag)
-
-
-@pytest.fixture
-async def slot(slots: Slots) -> Slot:
-    return await slots.acquire()
-
-
-@pytest.fixture
-async def guest(slot: Slot) -> AsyncIterator[Guest]:
-    async with net.guest(slot) as guest:
-        yield guest
 
 
 # What a guest can do.
@@ -258,7 +219,7 @@ async def test_the_tap_belongs_to_the_vms_user(slot: Slot) -> None:
 
 async def test_leaving_removes_all_that_is_not_in_use(world: World, tag: str) -> None:
     before = await state_of_host(tag)
-    async with make(tag) as slots:
+    async with pool(tag) as slots:
         taken = await asyncio.gather(*(slots.acquire() for _ in range(5)))
         assert await state_of_host(tag) != before
         await asyncio.gather(*(slots.release(slot) for slot in taken))
@@ -267,10 +228,10 @@ async def test_leaving_removes_all_that_is_not_in_use(world: World, tag: str) ->
 
 async def test_a_slot_in_use_is_adopted_and_leftovers_go(world: World, tag: str) -> None:
     before = await state_of_host(tag)
-    async with make(tag) as first:
+    async with pool(tag) as first:
         kept, lost = await first.acquire(), await first.acquire()
     async with net.guest(kept) as guest, await guest.tcp_server(49983):
-        second = make(tag)
+        second = pool(tag)
         assert second.adopt(kept.index) == kept
         async with second:
             assert not lost.netns.exists() or (await second.acquire()).index != kept.index
@@ -281,7 +242,7 @@ async def test_a_slot_in_use_is_adopted_and_leftovers_go(world: World, tag: str)
 
 async def test_clean_up_removes_what_a_killed_agent_left(world: World, tag: str) -> None:
     before = await state_of_host(tag)
-    slots = make(tag)
+    slots = pool(tag)
     await slots.__aenter__()
     async with net.guest(await slots.acquire()):
         assert slots._refiller is not None

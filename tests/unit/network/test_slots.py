@@ -4,15 +4,19 @@ import asyncio
 import errno
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import structlog.testing
 
+from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.network.slots import Slots, clean_up
 from wrenn_server.linux import netlink
 from wrenn_server.linux.fake.netlink import Netlink
 from wrenn_server.linux.fake.nft import Nft
-from wrenn_server.model.errors import Unavailable
+from wrenn_server.linux.process import CommandFailed
+from wrenn_server.model.errors import Internal, InvalidRequest, Unavailable
+from wrenn_server.wire.agent import Network
 
 NETWORK = ipaddress.IPv4Network("10.214.0.0/16")
 HOST_TABLE = ("", "inet", "wrenn_1a2b")
@@ -39,6 +43,20 @@ class Held(Netlink):
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5), self.created:
             await self.created.wait_for(lambda: len(self.namespaces) >= count)
+
+
+class HeldNft(Nft):
+    """Transactions wait for a word from the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        self.go.set()
+
+    async def apply(self, ruleset: str, namespace: Path | None = None) -> None:
+        self.asked.set()
+        await self.go.wait()
+        await super().apply(ruleset, namespace)
 
 
 @pytest.fixture
@@ -221,3 +239,114 @@ async def test_clean_up_removes_everything_of_one_tag_and_nothing_else(kernel: H
 
     assert set(kernel.namespaces) == {"wrenn-ffff-0"}
     assert set(nft.rulesets) == {("", "inet", "wrenn_ffff")}
+
+
+# Rules of single sandboxes.
+
+
+async def test_default_rules_of_a_fresh_slot_cost_nothing(kernel: Held, nft: Nft) -> None:
+    async with make(kernel, nft) as slots:
+        slot, before = await slots.acquire(), len(nft.applied)
+        async with slots.enforcing(slot, Network()) as egress:
+            await egress.apply(Network(allow_out=["example.org"]))  # where all is open, that is the same
+            assert len(nft.applied) == before
+
+
+async def test_each_change_leaves_its_own_chains_alone(kernel: Held, nft: Nft) -> None:
+    async with make(kernel, nft) as slots:
+        slot = await slots.acquire()
+        nft.applied.clear()
+        async with slots.enforcing(slot, Network(internet=False)) as egress:
+            await egress.apply(Network(internet=False))
+            assert changes_of(nft, slot) == 1
+            first = set(await nft.chains("ip", "wrenn", slot.netns))
+            assert len(nft.applied) == 1  # nothing runs there yet
+            await egress.apply(Network(internet=False, allow_out=["1.2.3.4"]))
+            assert changes_of(nft, slot) == 2
+            assert len(nft.applied) == 3
+        second = set(await nft.chains("ip", "wrenn", slot.netns))
+        assert len(first) == len(second) == 2
+        assert not first & second
+
+
+async def test_the_first_rules_of_a_running_sandbox_are_prepared_too(kernel: Held, nft: Nft) -> None:
+    async with make(kernel, nft) as slots:
+        slot = await slots.acquire()
+        nft.applied.clear()
+        async with slots.enforcing(slot, Network()) as egress:
+            await egress.apply(Network(internet=False))
+            assert len(nft.applied) == 2
+
+
+async def test_rules_stay_when_nobody_enforces_them_and_go_with_the_slot(kernel: Held, nft: Nft) -> None:
+    async with make(kernel, nft, limit=1, ready=0) as slots:
+        slot = await slots.acquire()
+        async with slots.enforcing(slot, Network(internet=False)):
+            pass
+        async with slots.enforcing(slot, Network(internet=False)):
+            assert changes_of(nft, slot) == 1
+        await slots.release(slot)
+        slot = await slots.acquire()
+        async with slots.enforcing(slot, Network()):
+            assert changes_of(nft, slot) == 1
+
+
+async def test_an_adopted_slot_gets_its_rules_anew(kernel: Held, nft: Nft) -> None:
+    """Nobody knows what the earlier agent was doing when it ended: chains of it may be in force, or only prepared."""
+    kernel.namespaces = {"wrenn-1a2b-7": None}
+    nft.added["wrenn-1a2b-7", "ip", "wrenn"] = ["egress_a", "intercept_a", "egress_b"]
+    slots = make(kernel, nft, ready=0)
+    slot = slots.adopt(7)
+    async with slots, slots.enforcing(slot, Network()):
+        assert changes_of(nft, slot) == 1
+        assert len(await nft.chains("ip", "wrenn", slot.netns)) == 2
+
+
+async def test_a_rule_that_is_not_understood_has_no_effect(kernel: Held, nft: Nft) -> None:
+    async with make(kernel, nft) as slots:
+        slot, before = await slots.acquire(), len(nft.applied)
+        with pytest.raises(InvalidRequest):
+            async with slots.enforcing(slot, Network(deny_out=["nonsense"])):
+                raise AssertionError
+        async with slots.enforcing(slot, Network()) as egress:
+            with pytest.raises(InvalidRequest):
+                await egress.apply(Network(deny_out=["1.1.1.1", "nonsense"]))
+        assert len(nft.applied) == before
+
+
+async def test_when_the_kernel_refuses_the_old_rules_stay(kernel: Held, nft: Nft) -> None:
+    async with make(kernel, nft) as slots:
+        slot = await slots.acquire()
+        async with slots.enforcing(slot, Network(internet=False)) as egress:
+            nft.fail_next = CommandFailed(["nft"], 1, b"no memory")
+            with pytest.raises(Internal):
+                await egress.apply(Network())
+            await egress.apply(Network(internet=False))
+            assert changes_of(nft, slot) == 1
+            await egress.apply(Network())
+            assert changes_of(nft, slot) == 2
+
+
+async def test_a_change_is_finished_although_its_caller_is_cancelled(kernel: Held) -> None:
+    nft = HeldNft()
+    async with make(kernel, nft) as slots:
+        slot = await slots.acquire()
+        async with slots.enforcing(slot, Network()) as egress:
+            nft.asked.clear()
+            nft.go.clear()
+            change = asyncio.create_task(egress.apply(Network(internet=False)))
+            await nft.asked.wait()
+            change.cancel()
+            second = asyncio.create_task(egress.apply(Network(internet=False)))  # has to wait for its turn
+            await asyncio.sleep(0)
+            assert not change.done()
+            nft.go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await change
+            await second
+            assert changes_of(nft, slot) == 1
+
+
+def changes_of(nft: Nft, slot: Slot) -> int:
+    """How often the rules of the slot were switched to others."""
+    return sum(where == slot.name and "flush" in text for where, text in nft.applied)

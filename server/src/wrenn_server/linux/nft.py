@@ -1,6 +1,7 @@
 """nftables: rule sets as text, applied as one transaction."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from wrenn_server.linux import netns
@@ -32,16 +33,30 @@ class Nft:
 
     async def tables(self, namespace: Path | None = None) -> list[tuple[str, str]]:
         """Family and name of every table, e.g. `("inet", "wrenn_1a2b")`."""
+        return [(words[1], words[2]) for words in await self._list(["tables"], namespace) if len(words) == 3]
+
+    async def chains(self, family: str, table: str, namespace: Path | None = None) -> list[str]:
+        """Names of the table's chains; none when there is no such table."""
+        found, ours = list[str](), False
+        for words in await self._list(["chains", family], namespace):
+            match words:
+                case ["table", _, name, "{"]:
+                    ours = name == table
+                case ["chain", name, "{"] if ours:
+                    found.append(name)
+                case _:
+                    pass
+        return found
+
+    async def _list(self, what: Sequence[str], namespace: Path | None) -> list[list[str]]:
+        """The words of each line."""
 
         def work() -> str:
             if namespace is not None:
                 netns.enter(namespace)
-            return _nft(["nft", "list", "tables"], "")
+            return _nft(["nft", "list", *what], "")
 
-        lines = (await netns.in_own_thread(work)).splitlines()
-        return [
-            (words[1], words[2]) for line in lines if len(words := line.split()) == 3 and words[0] == "table"
-        ]
+        return [line.split() for line in (await netns.in_own_thread(work)).splitlines()]
 
 
 def apply_here(ruleset: str) -> None:

@@ -3,9 +3,12 @@ snapshots need no new addresses; different on the host side.
 """
 
 import socket
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from wrenn_server.wire.agent import Network
 
 GUEST_ADDRESS = "169.254.0.21"
 GATEWAY_ADDRESS = "169.254.0.22"
@@ -27,6 +30,18 @@ class Slot:
     @property
     def netns(self) -> Path:
         return Path("/run/netns") / self.name
+
+
+class Egress(Protocol):
+    """What one sandbox may reach, while somebody enforces it."""
+
+    async def apply(self, network: Network) -> None:
+        """Replaces the rules as a whole, without a moment between the old ones and the new ones. When it returns,
+        connections that are no longer allowed are cut; the others go on. A cancelled call is still finished.
+
+        :raises InvalidRequest: a rule cannot be understood; nothing was done
+        :raises Internal: the kernel refused; the old rules stay in force"""
+        ...
 
 
 class SlotPool(Protocol):
@@ -53,4 +68,14 @@ class SlotPool(Protocol):
         """A non-blocking TCP socket (TCP_NODELAY), created inside the namespace and connected to the guest's port.
 
         :raises ConnectionRefusedError, TimeoutError, OSError"""
+        ...
+
+    def enforcing(self, slot: Slot, network: Network) -> AbstractAsyncContextManager[Egress]:
+        """Entered before the VM runs: then the rules are in force. Costs nothing for a fresh slot and the default.
+
+        Leaving ends what serves names (sockets, tasks, connections through the proxy) and keeps the rules of the
+        kernel: while nobody enforces, names are closed. For an adopted slot entering brings the rules up to date and
+        opens nothing meanwhile.
+
+        :raises InvalidRequest: a rule cannot be understood; :raises Internal: the kernel refused"""
         ...

@@ -25,8 +25,10 @@ SYSCTLS = {
     "ipv4/conf/all/accept_source_route": "0",
     "ipv4/conf/default/accept_source_route": "0",
     "ipv4/ip_forward": "1",
+    "ipv4/icmp_ratemask": "0",
 }
-"""Of every sandbox's namespace; it would otherwise inherit the host's."""
+"""Of every sandbox's namespace; it would otherwise inherit the host's. The mask: refusals are told to the guest at
+once, however many, and none of them is taken from the number that the host may send a second."""
 
 ADDRESSES_PER_SLOT = 4
 """A /30: its network, the host's end, the namespace's end, its broadcast."""

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import ipaddress
+import secrets
 import socket
 from collections import deque
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
@@ -13,10 +15,13 @@ import structlog
 from wrenn_server.hostagent.network import plan, rules
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.network.connect import connect
+from wrenn_server.hostagent.network.egress.enforcer import Enforcer
+from wrenn_server.hostagent.network.egress.policy import OPEN, Policy, parse
 from wrenn_server.linux.netlink import Netlink
 from wrenn_server.linux.nft import Nft
 from wrenn_server.linux.process import CommandFailed
-from wrenn_server.model.errors import Unavailable
+from wrenn_server.model.errors import Internal, Unavailable
+from wrenn_server.wire.agent import Network
 
 READY = 4
 """Slots kept prepared. One takes 10 ms to prepare, so this only has to cover the creates that come at once."""
@@ -56,6 +61,10 @@ class Slots:
         self._used = set[int]()
         self._coming = 0
         """Acquired, but still being prepared."""
+        self._policies = dict[int, Policy]()
+        """What the rules in each namespace say, as far as we know it."""
+        self._fresh = set[int]()
+        """Slots that nobody has enforced yet."""
         self._releases = dict[int, asyncio.Task[None]]()
         self._wanted = asyncio.Event()
         self._refiller: asyncio.Task[None] | None = None
@@ -125,10 +134,42 @@ class Slots:
     async def connect(self, slot: Slot, port: int, timeout: float) -> socket.socket:
         return await connect(lambda: self._netlink.tcp_socket(slot.netns), port, timeout)
 
+    @contextlib.asynccontextmanager
+    async def enforcing(self, slot: Slot, network: Network) -> AsyncGenerator[Enforcer]:
+        policy = parse(network)
+        async with Enforcer(lambda policy: self._enforce(slot, policy)) as enforcer:
+            await enforcer.replace(policy)
+            self._fresh.discard(slot.index)
+            yield enforcer
+
+    async def _enforce(self, slot: Slot, policy: Policy) -> None:
+        known = self._policies.pop(slot.index, None)  # nobody knows, should it be left half-way
+        if known is None or not rules.alike(policy, known):
+            try:
+                await self._change(slot, policy)
+            except (CommandFailed, OSError) as error:
+                if known is not None:
+                    self._policies[slot.index] = known
+                raise Internal(
+                    f"setting the network rules of {slot.name} failed; the old ones stay"
+                ) from error
+        self._policies[slot.index] = policy
+
+    async def _change(self, slot: Slot, policy: Policy) -> None:
+        change, namespace = secrets.token_hex(4), slot.netns
+        if slot.index in self._fresh:  # no VM yet whose packets would need the second transaction
+            await self._nft.apply(rules.prepared(policy, change) + rules.switched(change, []), namespace)
+            return
+        old = rules.of_changes(await self._nft.chains("ip", "wrenn", namespace))
+        await self._nft.apply(rules.prepared(policy, change), namespace)
+        await self._nft.apply(rules.switched(change, old), namespace)
+
     async def _release(self, slot: Slot) -> None:
         try:
             await self._netlink.delete([slot.name], [slot.veth])
             self._used.discard(slot.index)
+            self._policies.pop(slot.index, None)
+            self._fresh.discard(slot.index)
             if slot.index in self._indices:
                 self._free.append(slot.index)
             self._wanted.set()
@@ -159,6 +200,8 @@ class Slots:
                 await self._netlink.delete([slot.name], [slot.veth])
             self._free.append(index)
             raise
+        self._policies[index] = OPEN
+        self._fresh.add(index)
         return slot
 
     async def _drain(self) -> None:
