@@ -21,9 +21,6 @@ import (
 	"github.com/wrenn-dev/wrenn/envd/internal/rehearsal"
 )
 
-// version is the level of the protocol that clients switch their features by.
-var version = "0.6.13"
-
 // rehearsalLimit is ten times what an emulated guest takes.
 const rehearsalLimit = 10 * time.Second
 
@@ -31,7 +28,7 @@ const usage = `usage: envd COMMAND
 
   init                                   be PID 1: run "envd serve", reap orphans, stop the machine on SIGTERM
   serve [--listen ADDRESS] [--no-guest]  serve on ADDRESS (default 0.0.0.0:49983)
-  version                                print the version
+  version                                print the version of the protocol
 `
 
 func main() {
@@ -53,7 +50,7 @@ func run(arguments []string) error {
 	case "serve":
 		return serve(arguments)
 	case "version":
-		fmt.Println(version)
+		fmt.Println(httpd.Version)
 		return nil
 	}
 	fmt.Fprint(os.Stderr, usage)

@@ -17,7 +17,6 @@ import (
 	"github.com/wrenn-dev/wrenn/envd/internal/dirs"
 	"github.com/wrenn-dev/wrenn/envd/internal/guest"
 	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/filesystem"
-	"github.com/wrenn-dev/wrenn/envd/internal/pb/filesystem/filesystemconnect"
 	"github.com/wrenn-dev/wrenn/envd/internal/users"
 )
 
@@ -26,15 +25,17 @@ type (
 	response[T any] = connect.Response[T]
 )
 
-// Service implements filesystem.Filesystem; what it does not have answers unimplemented.
+// Service implements filesystem.Filesystem.
 type Service struct {
-	filesystemconnect.UnimplementedFilesystemHandler
-
-	machine *guest.Guest
+	machine  *guest.Guest
+	watchers chan struct{} // one for each that is open
+	pollers  *pollers
 }
 
 // NewService serves the files of machine.
-func NewService(machine *guest.Guest) *Service { return &Service{machine: machine} }
+func NewService(machine *guest.Guest) *Service {
+	return &Service{machine: machine, watchers: make(chan struct{}, maxWatchers), pollers: newPollers()}
+}
 
 // Stat describes one path.
 func (s *Service) Stat(_ context.Context, req *request[pb.StatRequest]) (*response[pb.StatResponse], error) {

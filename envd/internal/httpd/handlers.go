@@ -78,10 +78,12 @@ func (s *Server) withToken(next http.Handler) http.Handler {
 	})
 }
 
-// withCORS lets every web page in: what protects the guest is the token, which no browser adds by itself.
-func withCORS(next http.Handler) http.Handler {
+// withHeaders tells envd's version and lets every web page in: what protects the guest is the token, which no browser
+// adds by itself.
+func withHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
+		header.Set("X-Envd-Version", Version)
 		header.Set("Access-Control-Allow-Origin", "*")
 		header.Set("Access-Control-Expose-Headers",
 			"Location, Cache-Control, Content-Disposition, Content-Encoding, Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin")

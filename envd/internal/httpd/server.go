@@ -20,6 +20,9 @@ import (
 	"github.com/wrenn-dev/wrenn/envd/internal/process"
 )
 
+// Version is the level of the protocol that clients switch their features by.
+const Version = "0.6.13"
+
 const (
 	// one RPC message; larger contents travel by /files
 	maxMessage = 8 << 20
@@ -49,7 +52,8 @@ func New(machine *guest.Guest) *Server {
 	}
 	api := http.NewServeMux()
 	api.Handle(processconnect.NewProcessHandler(process.NewService(machine), options...))
-	api.Handle(filesystemconnect.NewFilesystemHandler(filesystem.NewService(machine), options...))
+	api.Handle(filesystemconnect.NewFilesystemHandler(filesystem.NewService(machine),
+		append(options, connect.WithInterceptors(filesystem.Legacy()))...))
 	api.HandleFunc("GET /metrics", s.metrics)
 	api.HandleFunc("GET /envs", s.envs)
 	open := http.NewServeMux()
@@ -58,7 +62,7 @@ func New(machine *guest.Guest) *Server {
 	open.Handle("/files", files.NewHandler(machine)) // admits by token or by signature itself
 	open.Handle("/", s.withToken(api))
 	s.http = http.Server{
-		Handler:           withCORS(open),
+		Handler:           withHeaders(open),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,

@@ -3,16 +3,12 @@ package process
 import (
 	"context"
 	"errors"
-	"net/http"
-	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
 
 	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/process"
 )
-
-const keepAliveDefault = 90 * time.Second
 
 var errDeadline = connect.NewError(connect.CodeDeadlineExceeded, errors.New("the request's deadline has passed"))
 
@@ -61,13 +57,4 @@ func relay(ctx context.Context, p *process, from *subscriber, silence time.Durat
 
 func startEvent(p *process) *pb.ProcessEvent {
 	return &pb.ProcessEvent{Event: &pb.ProcessEvent_Start{Start: &pb.ProcessEvent_StartEvent{Pid: uint32(p.pid)}}}
-}
-
-// keepAlive reads the interval that a client asks for, in whole seconds.
-func keepAlive(header http.Header) time.Duration {
-	seconds, err := strconv.ParseUint(header.Get("Keepalive-Ping-Interval"), 10, 16)
-	if err != nil || seconds == 0 {
-		return keepAliveDefault
-	}
-	return time.Duration(seconds) * time.Second
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wrenn-dev/wrenn/envd/internal/auth"
 	"github.com/wrenn-dev/wrenn/envd/internal/guest"
+	"github.com/wrenn-dev/wrenn/envd/internal/keepalive"
 	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/process"
 	"github.com/wrenn-dev/wrenn/envd/internal/users"
 )
@@ -57,7 +58,7 @@ func (s *Service) Start(ctx context.Context, req *request[pb.StartRequest],
 		return startError(req.Msg.GetProcess().GetCmd(), err)
 	}
 	defer p.hub.leave(first)
-	err = relay(ctx, p, first, keepAlive(req.Header()), func(event *pb.ProcessEvent) error {
+	err = relay(ctx, p, first, keepalive.Interval(req.Header()), func(event *pb.ProcessEvent) error {
 		if event.GetEnd() != nil && p.isExpired() {
 			return errDeadline // clients tell a timeout by the error, not by the exit code
 		}
@@ -90,7 +91,7 @@ func (s *Service) Connect(ctx context.Context, req *request[pb.ConnectRequest],
 		return send(&pb.ProcessEvent{Event: &pb.ProcessEvent_End{End: p.end}})
 	}
 	defer p.hub.leave(sub)
-	err := relay(ctx, p, sub, keepAlive(req.Header()), send)
+	err := relay(ctx, p, sub, keepalive.Interval(req.Header()), send)
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errDeadline
 	}
