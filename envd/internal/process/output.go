@@ -1,9 +1,11 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,14 +50,12 @@ func ptyEvent(data []byte) *pb.ProcessEvent_DataEvent {
 // copyTo publishes until the stream's end. The leader's exit is told by leaderExited; from then on the stream
 // may stay open in the hands of descendants, and only a bounded wait is left. True means it is still open.
 func (o *output) copyTo(h *hub) (open bool) {
-	buffer := make([]byte, o.chunk)
 	read := func() (int, error) {
-		n, err := o.file.Read(buffer)
-		if n > 0 {
-			data := append([]byte(nil), buffer[:n]...)
-			h.publish(&pb.ProcessEvent{Event: &pb.ProcessEvent_Data{Data: o.event(data)}}, n)
+		data, err := o.read()
+		if len(data) > 0 {
+			h.publish(&pb.ProcessEvent{Event: &pb.ProcessEvent_Data{Data: o.event(data)}}, len(data))
 		}
-		return n, err
+		return len(data), err
 	}
 	for {
 		if _, err := read(); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -89,6 +89,44 @@ func (o *output) copyTo(h *hub) (open bool) {
 	return true
 }
 
+// chunks are buffers for one read. Only a read that has something to read holds one: a guest has many programs that
+// are silent.
+var chunks = sync.Pool{New: func() any { return new([pipeChunk]byte) }}
+
+// read waits for output and gives what is there, at most a chunk.
+func (o *output) read() (data []byte, err error) {
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	err = raw.Read(func(fd uintptr) (done bool) {
+		buffer := chunks.Get().(*[pipeChunk]byte)
+		defer chunks.Put(buffer)
+		n, err := ignoringEINTR(func() (int, error) { return unix.Read(int(fd), buffer[:o.chunk]) })
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return false
+		case err != nil:
+			failed = err
+		case n == 0:
+			failed = io.EOF
+		default:
+			data = bytes.Clone(buffer[:n])
+		}
+		return true
+	})
+	return data, errors.Join(err, failed)
+}
+
+func ignoringEINTR(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
 // leaderExited makes copyTo begin its bounded wait.
 func (o *output) leaderExited() { _ = o.file.SetReadDeadline(longAgo) }
 
@@ -114,6 +152,10 @@ func (o *output) buffered() int {
 // background server at its next line of log.
 func (o *output) discard() {
 	_ = o.file.SetReadDeadline(time.Time{})
-	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{o.file}, make([]byte, 4<<10))
+	for {
+		if _, err := o.read(); err != nil {
+			break
+		}
+	}
 	_ = o.file.Close()
 }

@@ -115,7 +115,7 @@ func TestDisconnectDoesNotKill(t *testing.T) {
 	r.until("ready")
 	r.cancel()
 	eventually(t, "the subscriber has left", func() bool {
-		return len(f.service.table.find(byPid(r.pid), false).hub.readers()) == 0
+		return f.subscribers(r.pid) == 0
 	})
 	stream, err := f.connect(byPid(r.pid))
 	if err != nil {
@@ -186,7 +186,7 @@ func TestTheNextSubscriberTakesOverThePace(t *testing.T) {
 	}
 	r.cancel()
 	eventually(t, "the starter has left", func() bool {
-		return len(f.service.table.find(byPid(r.pid), false).hub.readers()) == 1
+		return f.subscribers(r.pid) == 1
 	})
 	if err := f.send(r.pid, "\n"); err != nil {
 		t.Fatal(err)

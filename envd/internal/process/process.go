@@ -55,6 +55,9 @@ func (t *table) start(machine *guest.Guest, cmd *command, request *pb.StartReque
 	if p.cgroups != nil {
 		p.oomKills = p.cgroups.OOMKills()
 	}
+	if cmd.size != nil {
+		p.hub.scroll = &scrollback{}
+	}
 	first := p.hub.subscribe()
 	spawned, err := spawn(machine, cmd)
 	if err != nil {

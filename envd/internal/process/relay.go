@@ -24,11 +24,13 @@ func relay(ctx context.Context, p *process, from *subscriber, silence time.Durat
 	defer timer.Stop()
 	for {
 		events, closed, err := from.take()
-		for _, event := range events {
-			if ctx.Err() != nil {
-				return ctx.Err()
+		for i, event := range events {
+			err := ctx.Err()
+			if err == nil {
+				err = send(event)
 			}
-			if err := send(event); err != nil {
+			if err != nil {
+				from.giveBack(events[i:])
 				return err
 			}
 		}

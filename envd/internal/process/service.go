@@ -72,7 +72,8 @@ func (s *Service) Start(ctx context.Context, req *request[pb.StartRequest],
 	return err
 }
 
-// Connect joins a running program, or replays start and end of one that ended a short while ago.
+// Connect joins a running program, or replays start and end of one that ended a short while ago. What others have
+// been given is not told again; of a terminal, the last of what nobody was there to take comes first.
 func (s *Service) Connect(ctx context.Context, req *request[pb.ConnectRequest],
 	stream *connect.ServerStream[pb.ConnectResponse],
 ) error {
@@ -85,10 +86,13 @@ func (s *Service) Connect(ctx context.Context, req *request[pb.ConnectRequest],
 	}
 	sub := p.hub.subscribe()
 	if sub == nil {
-		if err := send(startEvent(p)); err != nil {
-			return err
+		events := append([]*pb.ProcessEvent{startEvent(p)}, p.hub.missed()...)
+		for _, event := range append(events, &pb.ProcessEvent{Event: &pb.ProcessEvent_End{End: p.end}}) {
+			if err := send(event); err != nil {
+				return err
+			}
 		}
-		return send(&pb.ProcessEvent{Event: &pb.ProcessEvent_End{End: p.end}})
+		return nil
 	}
 	defer p.hub.leave(sub)
 	err := relay(ctx, p, sub, keepalive.Interval(req.Header()), send)

@@ -238,3 +238,10 @@ func dead(pid string) bool {
 	_, state, _ := strings.Cut(string(stat), ") ")
 	return strings.HasPrefix(state, "Z")
 }
+
+func (f *fixture) subscribers(pid uint32) int {
+	h := &f.service.table.find(byPid(pid), false).hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.subs)
+}
