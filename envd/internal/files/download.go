@@ -1,6 +1,7 @@
 package files
 
 import (
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,14 +64,32 @@ func (h *Handler) download(w http.ResponseWriter, r *http.Request) error {
 		}
 		return abortOn(errors.Join(stream(packed, file), packed.Close()))
 	case info.Size() == 0:
-		// A file of procfs or sysfs says 0 and has content nevertheless.
+		// A file of procfs says 0 and has content nevertheless.
 		if r.Method == http.MethodHead {
 			return nil
 		}
 		return abortOn(stream(w, file))
+	case info.Size() <= pageSize && blocks(info) == 0:
+		// A file of sysfs says a page, whatever it has. (As does a hole.)
+		content, err := io.ReadAll(io.LimitReader(file, pageSize))
+		if err != nil {
+			return err
+		}
+		http.ServeContent(w, r, "", info.ModTime(), bytes.NewReader(content))
+		return nil
 	}
 	http.ServeContent(w, r, "", info.ModTime(), file)
 	return nil
+}
+
+// pageSize is the most that a file of sysfs holds.
+const pageSize = 4096
+
+func blocks(info fs.FileInfo) int64 {
+	if raw, ok := info.Sys().(*syscall.Stat_t); ok {
+		return raw.Blocks
+	}
+	return -1
 }
 
 func stream(to io.Writer, from *os.File) error {

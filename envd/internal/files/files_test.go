@@ -40,7 +40,11 @@ func newFixture(t *testing.T) *fixture {
 	if _, err := machine.Init("", &guest.InitRequest{AccessToken: &token}); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(NewHandler(machine))
+	handler := NewHandler(machine)
+	mux := http.NewServeMux()
+	mux.Handle("/files", handler)
+	mux.HandleFunc("POST /files/compose", handler.Compose) // behind the token in the real server
+	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return &fixture{t, server.URL + "/files", t.TempDir()}
 }
@@ -113,9 +117,9 @@ func TestDownload(t *testing.T) {
 	}
 }
 
-func TestDownloadOfProcfs(t *testing.T) {
+func TestDownloadOfKernelFiles(t *testing.T) {
 	f := newFixture(t)
-	for _, path := range []string{"/proc/sys/kernel/random/boot_id", "/proc/version"} {
+	for _, path := range []string{"/proc/sys/kernel/random/boot_id", "/proc/version", "/sys/devices/system/cpu/online"} {
 		want, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

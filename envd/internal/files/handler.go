@@ -1,4 +1,4 @@
-// Package files carries the contents of files over plain HTTP (GET and POST /files).
+// Package files carries the contents of files over plain HTTP (GET and POST /files, POST /files/compose).
 package files
 
 import (
@@ -62,7 +62,11 @@ func (h *Handler) admit(r *http.Request, operation string) (users.User, error) {
 			return users.User{}, fail(http.StatusUnauthorized, "%w", err)
 		}
 	}
-	name := query.Get("username")
+	return h.user(r, query.Get("username"))
+}
+
+// user finds the user of a request: the given one, that of the Basic header, or the default.
+func (h *Handler) user(r *http.Request, name string) (users.User, error) {
 	if name == "" {
 		var err error
 		if name, err = auth.Username(r.Header); err != nil {

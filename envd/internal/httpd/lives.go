@@ -20,18 +20,25 @@ func (l *lives) connContext(ctx context.Context, conn net.Conn) context.Context 
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
+// connState follows a connection, which as a tunnel stays open until forget is told of its end.
 func (l *lives) connState(conn net.Conn, state http.ConnState) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	switch state {
 	case http.StateNew:
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		if l.open == nil {
 			l.open = map[net.Conn]struct{}{}
 		}
 		l.open[conn] = struct{}{}
-	case http.StateClosed, http.StateHijacked:
-		delete(l.open, conn)
+	case http.StateClosed:
+		l.forget(conn)
 	}
+}
+
+func (l *lives) forget(conn net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, conn)
 }
 
 // endOthers closes all connections but the one that ctx belongs to.

@@ -18,6 +18,7 @@ import (
 	"github.com/wrenn-dev/wrenn/envd/internal/pb/filesystem/filesystemconnect"
 	"github.com/wrenn-dev/wrenn/envd/internal/pb/process/processconnect"
 	"github.com/wrenn-dev/wrenn/envd/internal/process"
+	"github.com/wrenn-dev/wrenn/envd/internal/tunnel"
 )
 
 // Version is the level of the protocol that clients switch their features by.
@@ -50,16 +51,19 @@ func New(machine *guest.Guest) *Server {
 		connect.WithReadMaxBytes(maxMessage),
 		connect.WithRecover(recovered),
 	}
+	contents := files.NewHandler(machine)
 	api := http.NewServeMux()
 	api.Handle(processconnect.NewProcessHandler(process.NewService(machine), options...))
 	api.Handle(filesystemconnect.NewFilesystemHandler(filesystem.NewService(machine),
 		append(options, connect.WithInterceptors(filesystem.Legacy()))...))
+	api.HandleFunc("POST /files/compose", contents.Compose)
+	api.Handle("GET /tunnel", tunnel.NewHandler(s.lives.forget))
 	api.HandleFunc("GET /metrics", s.metrics)
 	api.HandleFunc("GET /envs", s.envs)
 	open := http.NewServeMux()
 	open.HandleFunc("GET /health", s.health)
 	open.HandleFunc("POST /init", s.init)
-	open.Handle("/files", files.NewHandler(machine)) // admits by token or by signature itself
+	open.Handle("/files", contents) // admits by token or by signature itself
 	open.Handle("/", s.withToken(api))
 	s.http = http.Server{
 		Handler:           withHeaders(open),

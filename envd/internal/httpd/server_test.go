@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -95,9 +97,23 @@ func TestHealthNeedsNothing(t *testing.T) {
 	f.want(f.do("GET", "/health", ""), 204, "")
 }
 
+func TestVersionIsInEveryAnswer(t *testing.T) {
+	f := ready(t)
+	for _, response := range []*http.Response{
+		f.do("GET", "/health", ""),
+		f.do("POST", "/init", `{}`, "X-Access-Token", "secret"),
+		f.do("GET", "/no/such/path", ""),
+		f.do("POST", "/process.Process/List", "{}", rpc("secret")...),
+	} {
+		if got := response.Header.Get("X-Envd-Version"); got != "0.6.13" {
+			t.Errorf("%s: %q", response.Status, got)
+		}
+	}
+}
+
 func TestNothingElseIsServedBeforeInit(t *testing.T) {
 	f := newFixture(t)
-	for _, path := range []string{"/metrics", "/envs", "/files?path=/etc/hosts", "/no/such/path"} {
+	for _, path := range []string{"/metrics", "/envs", "/files?path=/etc/hosts", "/tunnel?port=1", "/no/such/path"} {
 		f.want(f.do("GET", path, ""), 401, unauthorized)
 	}
 	f.want(f.do("POST", "/process.Process/List", "{}", rpc("")...), 401, unauthorized)
@@ -110,6 +126,8 @@ func TestTokenIsNeeded(t *testing.T) {
 		f.want(f.do("POST", "/process.Process/List", "{}", rpc(token)...), 401, unauthorized)
 		f.want(f.do("GET", "/envs", "", "X-Access-Token", token), 401, unauthorized)
 		f.want(f.do("GET", "/files?path=/etc/hosts", "", "X-Access-Token", token), 401, unauthorized)
+		f.want(f.do("POST", "/files/compose", "{}", "X-Access-Token", token), 401, unauthorized)
+		f.want(f.do("GET", "/tunnel?port=1", "", "X-Access-Token", token, "Connection", "Upgrade", "Upgrade", "tcp"), 401, unauthorized)
 		f.want(f.do("POST", "/init", `{"accessToken":"mine"}`, "X-Access-Token", token), 401, unauthorized)
 	}
 	f.want(f.do("POST", "/process.Process/List", "{}", rpc("secret")...), 200, "{}")
@@ -171,6 +189,41 @@ func TestNewLifeEndsOldConnections(t *testing.T) {
 	_ = idle.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := reader.ReadByte(); err == nil || err.(net.Error).Timeout() {
 		t.Errorf("the old connection is still open: %v", err)
+	}
+}
+
+func TestNewLifeEndsOldTunnels(t *testing.T) {
+	f := ready(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	client, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_, err = fmt.Fprintf(client, "GET /tunnel?port=%d HTTP/1.1\r\nHost: x\r\nX-Access-Token: secret\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+		listener.Addr().(*net.TCPAddr).Port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := bufio.NewReader(client)
+	if response, err := http.ReadResponse(reader, nil); err != nil || response.StatusCode != 101 {
+		t.Fatal(response, err)
+	}
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	f.want(f.do("POST", "/init", `{"lifecycleID":"two"}`, "X-Access-Token", "secret"), 204, "")
+	for _, end := range []net.Conn{client, server} {
+		_ = end.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := end.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("an old tunnel is still open: %v", err)
+		}
 	}
 }
 

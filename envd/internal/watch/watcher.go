@@ -265,19 +265,24 @@ func (w *Watcher) handleSelf(at *dir, mask uint32) {
 	}
 }
 
-// push makes an event wait.
+// push makes an event wait. The same event twice in a row is one, as in the kernel's own queue, however fast that one is
+// read: so the many writes of one file are one event to whoever asks afterwards.
 func (w *Watcher) push(at *dir, entry string, kind pb.EventType) {
 	if w.queue == nil {
 		return
 	}
-	name, ok := w.tree.path(at, entry)
+	path, ok := w.tree.path(at, entry)
 	if !ok {
 		return
 	}
-	event := &pb.FilesystemEvent{Name: strings.ToValidUTF8(name, "\uFFFD"), Type: kind}
+	event := &pb.FilesystemEvent{Name: strings.ToValidUTF8(path, "\uFFFD"), Type: kind}
 	gone := kind == pb.EventType_EVENT_TYPE_REMOVE || kind == pb.EventType_EVENT_TYPE_RENAME
 	if w.options.Describe != nil && !gone {
-		event.Entry = w.options.Describe(filepath.Join(w.root, name))
+		event.Entry = w.options.Describe(filepath.Join(w.root, path))
+	}
+	if last := len(w.events) - 1; last >= 0 && w.events[last].Name == event.Name && w.events[last].Type == kind {
+		w.events[last] = event
+		return
 	}
 	if w.bytes += eventBytes + proto.Size(event); w.bytes > maxBytes {
 		w.fail(ErrLost)

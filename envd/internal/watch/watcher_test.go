@@ -91,6 +91,10 @@ func TestEvents(t *testing.T) {
 	f.mkdir("d")
 	f.write("d/inside", "x")
 	f.want("CREATE d")
+	for i := range 100 { // read or not meanwhile by the watcher
+		must(t, os.Chmod(f.path("d"), os.FileMode(0o700+i%8)))
+	}
+	f.want("CHMOD d")
 	must(t, os.Symlink("nowhere", f.path("link")))
 	f.want("CREATE link")
 	must(t, os.Chmod(f.dir, 0o700))
