@@ -86,16 +86,22 @@ func (s *server) pause() time.Duration {
 	return wait
 }
 
-// reap takes every dead child; ended when the server was among them.
+// reap takes every dead child; ended when the server was among them. A server that somebody has stopped goes on.
 func reap(child *server) (status syscall.WaitStatus, ended bool) {
 	for {
 		var one syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &one, syscall.WNOHANG, nil)
+		pid, err := syscall.Wait4(-1, &one, syscall.WNOHANG|syscall.WUNTRACED, nil)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil || pid <= 0 {
 			return status, ended
+		}
+		if one.Stopped() {
+			if pid == child.pid {
+				_ = syscall.Kill(pid, syscall.SIGCONT)
+			}
+			continue
 		}
 		if pid == child.pid {
 			child.pid = 0

@@ -3,8 +3,10 @@ package reaper
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +29,7 @@ func TestMain(m *testing.M) {
 type machine struct {
 	t      *testing.T
 	cmd    *exec.Cmd
+	input  io.Writer
 	output *bufio.Scanner
 	errors *strings.Builder
 }
@@ -44,6 +47,9 @@ func boot(t *testing.T, script string) *machine {
 	m.cmd.WaitDelay = 10 * time.Second
 	out, err := m.cmd.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if m.input, err = m.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.cmd.Start(); err != nil {
@@ -72,6 +78,30 @@ func TestServerIsStartedAgain(t *testing.T) {
 	}
 }
 
+func TestStoppedServerGoesOn(t *testing.T) {
+	m := boot(t, `echo ready; read line; echo $line; sleep 60`)
+	m.line()
+	out, err := exec.Command("pgrep", "-P", fmt.Sprint(m.cmd.Process.Pid)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.WriteString(m.input, "goes on\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.line(); got != "goes on" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestOrphansAreReaped(t *testing.T) {
 	// The orphan's parent is gone at once; the server waits until nothing of the orphan is left, zombie included.
 	m := boot(t, `orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!'); while kill -0 $orphan 2>/dev/null; do sleep 0.02; done
@@ -82,7 +112,7 @@ func TestOrphansAreReaped(t *testing.T) {
 }
 
 func TestStopEndsTheMachine(t *testing.T) {
-	m := boot(t, `trap 'echo server stops; exit' TERM; (trap '' TERM; sleep 60) & echo ready; while :; do sleep 0.02; done`)
+	m := boot(t, `trap 'echo server stops; exit' TERM; (trap '' TERM; echo ready; sleep 60) & while :; do sleep 0.02; done`)
 	m.line()
 	began := time.Now()
 	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
