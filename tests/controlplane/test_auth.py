@@ -13,13 +13,19 @@ from wrenn_server.controlplane import bootstrap
 from wrenn_server.controlplane.keys import UserClaims
 from wrenn_server.db import users as db_users
 from wrenn_server.hostagent.simulated import SimulatedAgent
-from wrenn_server.model.ids import new_host_id, new_key_id, new_sandbox_id
+from wrenn_server.model.ids import new_host_id, new_key_id, new_sandbox_id, new_snapshot_id
 
 OPEN = json.loads(Path(__file__).with_name("open_routes.json").read_text())
 """Routes that need no credentials. May only shrink."""
 
 ROUTES = [(method.upper(), path) for path, item in DESCRIPTION["paths"].items() for method in item]
-IDS = {"sandbox_id": new_sandbox_id, "host_id": new_host_id, "key_id": new_key_id, "process": lambda: "1"}
+IDS = {
+    "sandbox_id": new_sandbox_id,
+    "snapshot_id": new_snapshot_id,
+    "host_id": new_host_id,
+    "key_id": new_key_id,
+    "process": lambda: "1",
+}
 
 
 def concrete(path: str) -> str:

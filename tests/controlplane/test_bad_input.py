@@ -40,7 +40,7 @@ BODIES: list[tuple[str, str, bytes]] = [
     ("on_timeout", "/v1/sandboxes", b'{"on_timeout": "stop"}'),
     ("template with a slash", "/v1/sandboxes", b'{"template": "../../etc/passwd"}'),
     ("empty template", "/v1/sandboxes", b'{"template": ""}'),
-    ("long template", "/v1/sandboxes", b'{"template": "' + b"a" * 65 + b'"}'),
+    ("long template", "/v1/sandboxes", b'{"template": "' + b"a" * 257 + b'"}'),
     ("template with a newline", "/v1/sandboxes", b'{"template": "minimal\\n"}'),
     ("NUL in template", "/v1/sandboxes", f'{{"template": {NUL}}}'.encode()),
     ("NUL in metadata", "/v1/sandboxes", f'{{"metadata": {{"a": {NUL}}}}}'.encode()),

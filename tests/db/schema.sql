@@ -111,7 +111,6 @@ CREATE TABLE public.idempotency_keys (
     digest bytea NOT NULL,
     generation integer DEFAULT 1 NOT NULL,
     resource text,
-    status integer,
     answer bytea,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL

@@ -247,19 +247,26 @@ async def test_heartbeats_out_of_order_are_told_apart(db: Database) -> None:
     assert await beat(0.5, 1), "its clock was set back while it was away"
 
 
-async def test_candidates_have_room_and_the_template(db: Database) -> None:
-    team_id = await new_team(db)
+async def test_candidates_have_room_and_the_image(db: Database) -> None:
     small, large = await new_host(db, cpus=1), await new_host(db, cpus=64, memory_mb=65536)
 
-    async def choices(**changes: object) -> list[str] | None:
-        asked = {"template": "minimal", "vcpus": 1, "memory_mb": 512, "disk_mb": 5120, **changes}
-        found = await placement.choices(db, team_id=team_id, room=ROOM, limit=8, **asked)  # pyright: ignore[reportArgumentType] - as above
-        return None if found is None else sorted(candidate.id for candidate in found.candidates)
+    async def choices(**changes: object) -> list[str]:
+        asked = {
+            "image": "minimal",
+            "host_id": None,
+            "vcpus": 1,
+            "memory_mb": 512,
+            "disk_mb": 5120,
+            **changes,
+        }
+        found = await placement.choices(db, room=ROOM, limit=8, **asked)  # pyright: ignore[reportArgumentType] - as above
+        return sorted(candidate.id for candidate in found)
 
     assert await choices() == sorted([small, large])
     assert await choices(vcpus=2) == [large]
     assert await choices(memory_mb=65537) == []
-    assert await choices(template="other") is None
+    assert await choices(image="other") == []
+    assert await choices(host_id=small) == [small]
     await db.execute("UPDATE hosts SET status = 'unreachable' WHERE id = $1", large)
     assert await choices() == [small]
     await db.execute("UPDATE hosts SET templates = '{}'")

@@ -24,7 +24,8 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
-from wrenn_server.controlplane.services import routes
+from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
+from wrenn_server.controlplane.services import idempotency, routes
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.traffic import Traffic
 from wrenn_server.controlplane.workers import Place
@@ -109,6 +110,8 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
         for name, once, interval, wake in (
             ("hosts", reconcile_hosts.converge, reconcile_hosts.INTERVAL, None),
             ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),
+            ("snapshots", reconcile_snapshots.converge, reconcile_snapshots.INTERVAL, None),
+            ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
             ("seen", write_seen, seen.INTERVAL, None),
         ):
             stack.enter_context(

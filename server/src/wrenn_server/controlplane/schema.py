@@ -11,8 +11,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from wrenn_server.model.sandbox import Reason, Shape, State
 
 Time = Annotated[datetime, Meta(tz=True)]
-TemplateName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$(?!\n)")]
+TemplateRef = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._:/-]{0,255}$(?!\n)",
+        description="Name, `name:tag`, or the id of a template or a snapshot",
+    ),
+]
 """In Python `$` also matches before a last newline."""
+SnapshotName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}(:[a-zA-Z0-9_.-]{1,128})?$(?!\n)")]
 Vcpus = Annotated[int, Meta(ge=Shape.VCPUS_MIN, le=Shape.VCPUS_MAX)]
 MemoryMb = Annotated[int, Meta(ge=Shape.MEMORY_MIN, le=Shape.MEMORY_MAX)]
 DiskMb = Annotated[int, Meta(ge=Shape.DISK_MIN, le=Shape.DISK_MAX)]
@@ -38,7 +45,7 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class SandboxCreate(Request):
-    template: TemplateName = "minimal"
+    template: TemplateRef = "minimal"
     vcpus: Vcpus = Shape.VCPUS_DEFAULT
     memory_mb: MemoryMb = Shape.MEMORY_DEFAULT
     disk_mb: DiskMb = Shape.DISK_DEFAULT
@@ -56,6 +63,13 @@ class SandboxFork(Request):
     count: Annotated[int, Meta(ge=1, le=100)] = 1
     timeout_sec: TimeoutSec | None = None
     metadata: Metadata | None = None
+
+
+class SandboxSnapshot(Request):
+    name: Annotated[
+        SnapshotName | None, Meta(description="`name` or `name:tag` that leads to it from now on")
+    ] = None
+    memory: Annotated[bool, Meta(description="False: the disk alone; sandboxes made of it boot")] = True
 
 
 class SandboxTimeout(Request):
@@ -98,6 +112,23 @@ class Forked(Struct, kw_only=True):
 
     sandbox: Sandbox | UnsetType = UNSET
     error: ForkError | UnsetType = UNSET
+
+
+# Snapshots
+
+
+class Snapshot(Struct, kw_only=True):
+    id: str
+    sandbox_id: Annotated[str, Meta(description="The sandbox that it was taken of")]
+    names: Annotated[list[str], Meta(description="`name:tag` of all that lead to it")]
+    template: Annotated[str, Meta(description="What its source was made of")]
+    memory: bool
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    size_bytes: Annotated[int, Meta(description="That it takes on its host's disk")]
+    host_id: str | UnsetType = UNSET
+    created_at: Time
 
 
 # Programs

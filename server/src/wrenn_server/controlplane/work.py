@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from wrenn_server.db import sandboxes
+from wrenn_server.db import sandboxes, snapshots
 from wrenn_server.db.pool import Database
 from wrenn_server.model.errors import Unavailable, WrennError
 
@@ -46,19 +46,19 @@ class Work:
 
     @contextmanager
     def leased(self, ids: Iterable[str]) -> Generator[None]:
-        """While the context lasts, the leases of these sandboxes are kept up."""
+        """While the context lasts, the leases of these sandboxes and snapshots are kept up."""
         held = list(ids)
         self._leased.update(held)
         try:
             yield
         finally:
-            for sandbox_id in held:
-                self._leased[sandbox_id] -= 1
-                if not self._leased[sandbox_id]:
-                    del self._leased[sandbox_id]
+            for id in held:
+                self._leased[id] -= 1
+                if not self._leased[id]:
+                    del self._leased[id]
 
-    def is_leased(self, sandbox_id: str) -> bool:
-        return sandbox_id in self._leased
+    def is_leased(self, id: str) -> bool:
+        return id in self._leased
 
     async def keep_leases(self, db: Database) -> None:
         """Runs for ever."""
@@ -68,6 +68,7 @@ class Work:
                 continue
             try:
                 await sandboxes.extend(db, list(self._leased))
+                await snapshots.extend(db, list(self._leased))
             except WrennError as error:
                 log.warning("leases could not be extended", action="lease_failed", error=error.message)
 

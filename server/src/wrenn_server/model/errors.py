@@ -12,7 +12,8 @@ WrennError
 ├── Unavailable        503  no host, host unreachable, capacity
 ├── GuestError         502  the guest answered wrongly or not at all
 ├── TimedOut           504
-└── Internal           500
+├── Internal           500
+└── NotSupported       501  the request is understood, and not built yet
 ```
 
 `code` is the stable word for programs, `message` says what was being done to which thing, `hint` what to do next.
@@ -94,6 +95,11 @@ class Internal(WrennError):
     default_code = "internal_error"
 
 
+class NotSupported(WrennError):
+    status = 501
+    default_code = "not_supported"
+
+
 BY_STATUS: dict[int, type[WrennError]] = {
     cls.status: cls
     for cls in (
@@ -108,5 +114,6 @@ BY_STATUS: dict[int, type[WrennError]] = {
         Unavailable,
         TimedOut,
         Internal,
+        NotSupported,
     )
 }

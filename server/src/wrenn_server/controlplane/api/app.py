@@ -11,7 +11,7 @@ from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openapi, sandboxes, users
+from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openapi, sandboxes, snapshots, users
 from wrenn_server.controlplane.api.auth import Cp
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.controlplane.context import ControlPlane
@@ -56,7 +56,13 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             hosts.register,
             Router(
                 "/",
-                route_handlers=[*sandboxes.ROUTES, *exec.ROUTES, *files.ROUTES, users.list_templates],
+                route_handlers=[
+                    *sandboxes.ROUTES,
+                    *snapshots.ROUTES,
+                    *exec.ROUTES,
+                    *files.ROUTES,
+                    users.list_templates,
+                ],
                 guards=[auth.caller_guard],
                 dependencies=_CALLER,
                 security=[{"apiKey": []}, {"user": []}],

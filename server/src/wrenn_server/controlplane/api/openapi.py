@@ -83,24 +83,25 @@ def describe(app: Litestar) -> dict[str, Any]:
         "content": {"multipart/form-data": {"schema": _UPLOAD}},
     }
     paths["/v1/sandboxes/{sandbox_id}/files/read"]["post"]["responses"]["200"]["content"] = _BINARY
-    paths["/v1/sandboxes"]["get"]["responses"]["200"]["headers"] = {
-        "X-Next-Cursor": {
-            "schema": {"type": "string"},
-            "description": "`cursor` of the next page, if there is one",
+    for path in ("/v1/sandboxes", "/v1/snapshots"):
+        paths[path]["get"]["responses"]["200"]["headers"] = {
+            "X-Next-Cursor": {
+                "schema": {"type": "string"},
+                "description": "`cursor` of the next page, if there is one",
+            }
         }
-    }
     return document
 
 
 def _components(names: set[str]) -> dict[str, Any]:
     """By msgspec itself, which also does the checking: nothing that it refuses is missing here."""
-    types = [
-        value
-        for module in (schema, agent)
+    types = {
+        name: value
+        for module in (agent, schema)  # of two with one name, that of the API
         for name, value in vars(module).items()
         if name in names and value.__module__ == module.__name__
-    ]
-    return msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1]
+    }
+    return msgspec.json.schema_components(types.values(), ref_template="#/components/schemas/{name}")[1]
 
 
 def as_text(document: dict[str, Any]) -> str:

@@ -3,40 +3,61 @@
 import base64
 import binascii
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import Response, delete, get, post
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar import Request, Response, delete, get, post
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.services import forks, pauses, sandboxes
+from wrenn_server.controlplane.services import forks, idempotency, pauses, sandboxes
+from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.sandbox import State
 
 NEXT_CURSOR = "X-Next-Cursor"
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="1 to 255 letters, digits, - and _. The same request with the same key is carried out once, and "
+        "gets the same answer for a day",
+    ),
+]
 
 
 @post("/v1/sandboxes", operation_id="createSandbox", tags=["sandboxes"])
-async def create(cp: Cp, caller: Who, data: JSONBody[schema.SandboxCreate | None] = None) -> schema.Sandbox:
+async def create(
+    cp: Cp,
+    caller: Who,
+    request: Request[Any, Any, Any],
+    idempotency_key: IdempotencyKey = None,
+    data: JSONBody[schema.SandboxCreate | None] = None,
+) -> schema.Sandbox:
     """Start a sandbox. Answers when it is usable. Without a body: all defaults."""
-    wanted = data or schema.SandboxCreate()
-    row = await sandboxes.create(
-        cp,
-        sandboxes.Wanted(
-            team_id=caller.team_id,
-            template=wanted.template,
-            vcpus=wanted.vcpus,
-            memory_mb=wanted.memory_mb,
-            disk_mb=wanted.disk_mb,
-            timeout_sec=wanted.timeout_sec,
-            on_timeout=wanted.on_timeout,
-            metadata=wanted.metadata,
-            envs=wanted.envs,
-        ),
+    given = data or schema.SandboxCreate()
+    wanted = sandboxes.Wanted(
+        team_id=caller.team_id,
+        template=given.template,
+        vcpus=given.vcpus,
+        memory_mb=given.memory_mb,
+        disk_mb=given.disk_mb,
+        timeout_sec=given.timeout_sec,
+        on_timeout=given.on_timeout,
+        metadata=given.metadata,
+        envs=given.envs,
     )
-    return shape.sandbox(row, secrets=True)
+
+    async def carry_out(claim: Claim | None) -> schema.Sandbox:
+        return shape.sandbox(await sandboxes.create(cp, wanted, claim), secrets=True)
+
+    async def recover(sandbox_id: str) -> schema.Sandbox | Effect:
+        made = await sandboxes.made(cp, sandbox_id)
+        return made if isinstance(made, Effect) else shape.sandbox(made, secrets=True)
+
+    asked = idempotency.request(caller.team_id, idempotency_key, "POST /v1/sandboxes", await request.body())
+    return await idempotency.once(cp, asked, idempotency.Work(schema.Sandbox, carry_out, recover))
 
 
 @get("/v1/sandboxes", operation_id="listSandboxes", tags=["sandboxes"])
@@ -146,7 +167,7 @@ def read_cursor(text: str) -> tuple[datetime, str]:
         created_at = datetime.fromisoformat(moment)
     except (ValueError, binascii.Error, UnicodeError) as error:
         raise InvalidRequest("cursor is not one that a list gave") from error
-    if created_at.tzinfo is None or not sandbox_id.isalnum():
+    if created_at.tzinfo is None or not sandbox_id.replace("_", "").isalnum():
         raise InvalidRequest("cursor is not one that a list gave")
     return created_at, sandbox_id
 

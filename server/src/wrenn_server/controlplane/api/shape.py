@@ -11,6 +11,7 @@ from wrenn_server.controlplane.services.forks import Forked
 from wrenn_server.db.api_keys import ApiKeyRow
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.db.templates import TemplateRow
 from wrenn_server.model.sandbox import Reason
 
@@ -56,6 +57,22 @@ def fork_result(forked: Forked) -> schema.Forked:
     return schema.Forked(
         sandbox=sandbox(forked.sandbox, secrets=True) if forked.sandbox else UNSET,
         error=schema.ForkError(forked.error.code, forked.error.message) if forked.error else UNSET,
+    )
+
+
+def snapshot(row: SnapshotRow) -> schema.Snapshot:
+    return schema.Snapshot(
+        id=row.id,
+        sandbox_id=row.sandbox_id,
+        names=row.names,
+        template=row.template,
+        memory=row.memory,
+        vcpus=row.vcpus,
+        memory_mb=row.memory_mb,
+        disk_mb=row.disk_mb,
+        size_bytes=row.size_bytes,
+        host_id=_or_unset(row.host_id),
+        created_at=row.created_at,
     )
 
 

@@ -66,7 +66,9 @@ async def _fork(
         private=source.traffic_token is not None,
         mask_host=source.mask_host,
     )
-    new = [sandboxes.new_row(wanted, source.template_id, source.image) for _ in range(count)]
+    new = [
+        sandboxes.new_row(wanted, source.template_id, source.image, source.snapshot_id) for _ in range(count)
+    ]
     with cp.work.leased([n.id for n in new]):
         inserted = await db_sandboxes.insert_many(cp.db, new, host.id, cp.config.room)
         if not inserted:

@@ -6,7 +6,7 @@ done by a crash is the reconciler's (`reconcile/sandboxes.py`), which decides wi
 
 import secrets
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -15,9 +15,13 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host, Uncertain, Unreachable
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.scheduler import place
+from wrenn_server.controlplane.services import templates
+from wrenn_server.controlplane.services.idempotency import Claim, Effect
+from wrenn_server.controlplane.services.templates import Resolved
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import placement
 from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.pool import DatabaseUnavailable
 from wrenn_server.db.sandboxes import New, SandboxRow
 from wrenn_server.model.errors import Conflict, Internal, NotFound, Unavailable, WrennError
@@ -26,6 +30,7 @@ from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent
 
 _CANDIDATES = 8
+_ENDING = frozenset({State.FAILED, State.KILLING, State.KILLED})
 _KILLABLE = frozenset(State) - {State.KILLED}
 
 log = structlog.get_logger()
@@ -53,14 +58,23 @@ class Wanted:
     """The Host that its ports are told instead of the real one; `${PORT}` stands for the port."""
 
 
-async def create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
-    """A running sandbox.
+async def create(cp: ControlPlane, wanted: Wanted, claim: Claim | None = None) -> SandboxRow:
+    """A running sandbox. From a snapshot it gets the shape of that one's source.
 
+    :param claim: of the idempotency key that the request came with
     :raises NotFound: `template_not_found`
     :raises Unavailable: `no_hosts_available`
     :raises WrennError: the host could not start it; the sandbox is then `failed` with the reason
     """
-    return await cp.work.finish(_create(cp, wanted), "create")
+    return await cp.work.finish(_create(cp, wanted, claim), "create")
+
+
+async def made(cp: ControlPlane, sandbox_id: str) -> SandboxRow | Effect:
+    """What became of a create that had its row already, whoever carried it out."""
+    row = await db_sandboxes.get(cp.db, sandbox_id)
+    if row is None or (row.started_at is None and row.state in _ENDING):
+        return Effect.NOTHING
+    return Effect.PENDING if row.started_at is None else row
 
 
 async def get(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow:
@@ -148,24 +162,26 @@ async def apply(
 # Create
 
 
-async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
+async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None) -> SandboxRow:
     room = cp.config.room
-    found = await placement.choices(
+    found = await templates.resolve(cp, wanted.team_id, wanted.template)
+    wanted = replace(wanted, template=found.name)
+    if (saved := found.snapshot) is not None:
+        wanted = replace(wanted, vcpus=saved.vcpus, memory_mb=saved.memory_mb, disk_mb=saved.disk_mb)
+    candidates = await placement.choices(
         cp.db,
-        team_id=wanted.team_id,
-        template=wanted.template,
+        image=found.image,
+        host_id=None if saved is None else saved.host_id or "",
         vcpus=wanted.vcpus,
         memory_mb=wanted.memory_mb,
         disk_mb=wanted.disk_mb,
         room=room,
         limit=_CANDIDATES,
     )
-    if found is None:
-        raise NotFound(f"template {wanted.template!r} does not exist", code="template_not_found")
     tried: set[str] = set()
     refused: WrennError | None = None
     while host := place.choose(
-        found.candidates,
+        candidates,
         vcpus=wanted.vcpus,
         memory_mb=wanted.memory_mb,
         disk_mb=wanted.disk_mb,
@@ -174,9 +190,9 @@ async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
         without=tried,
     ):
         tried.add(host.id)
-        new = new_row(wanted, found.template_id, found.image)
+        new = new_row(wanted, found.template_id, found.image, saved.id if saved else None)
         with cp.work.leased([new.id]):
-            row = await db_sandboxes.insert(cp.db, new, host.id, room)
+            row = await _insert(cp, new, host.id, claim)
             if row is None:
                 continue  # others were faster
             try:
@@ -186,7 +202,37 @@ async def _create(cp: ControlPlane, wanted: Wanted) -> SandboxRow:
                 refused = error
                 if isinstance(error, Uncertain | DatabaseUnavailable):
                     raise
-    raise refused or Unavailable(
+    raise refused or await _no_host(cp, found)
+
+
+async def _insert(cp: ControlPlane, new: New, host_id: str, claim: Claim | None) -> SandboxRow | None:
+    """None: the host has no room any more. :raises NotFound: the snapshot is being deleted"""
+    if new.snapshot_id is None and claim is None:
+        return await db_sandboxes.insert(cp.db, new, host_id, cp.config.room)
+    async with cp.db.transaction() as tx:
+        if new.snapshot_id is not None and not await db_snapshots.hold(tx, new.snapshot_id):
+            raise templates.not_found(new.template)
+        row = await db_sandboxes.insert(tx, new, host_id, cp.config.room)
+        if row is not None and claim is not None:
+            await claim.bind(tx, row.id)
+        return row
+
+
+async def _no_host(cp: ControlPlane, found: Resolved) -> Unavailable:
+    if found.snapshot is not None:
+        host_id = found.snapshot.host_id
+        host = await db_hosts.get(cp.db, host_id) if host_id else None
+        if host is None or host.status != "online":
+            return Unavailable(
+                f"the host that holds snapshot {found.snapshot.id} is not reachable",
+                retryable=host is not None,
+                hint=None if host else "the host was removed, and the snapshot was lost with it",
+            )
+        return Unavailable(
+            f"the host that holds snapshot {found.snapshot.id} has no room for a sandbox of its size now",
+            code="no_hosts_available",
+        )
+    return Unavailable(
         "no host has room for this sandbox now",
         code="no_hosts_available",
         hint="ask for less memory or disk, end sandboxes that are not needed, or add a host",

@@ -79,7 +79,6 @@ CREATE TABLE idempotency_keys (
     digest     bytea NOT NULL,
     generation integer NOT NULL DEFAULT 1,
     resource   text,
-    status     integer,
     answer     bytea,
     created_at timestamptz NOT NULL DEFAULT now(),
     seen_at    timestamptz NOT NULL DEFAULT now(),
