@@ -70,7 +70,7 @@ async def test_at_once_and_on_two_control_planes(
 ) -> None:
     host.host.before = gate = Gate(Command.START)
     async with control_plane(database_url) as other:
-        api = Client(other.api._http).with_key(other.admin.api_key)  # pyright: ignore[reportPrivateUsage] - the same team there
+        api = Client(other.api._http).with_key(other.admin.api_key)
         calls = [asyncio.create_task(create(client)) for client in (other.api, api, other.api)]
         await gate.reached.wait()
         calls.append(asyncio.create_task(create(world.api.with_key(other.admin.api_key))))
