@@ -28,7 +28,7 @@ func TestKillReachesTheWholeGroup(t *testing.T) {
 		t.Error("the leader is still there when SendSignal returns")
 	}
 	end := r.rest().end
-	if end.GetExitCode() != -1 || end.GetExited() || end.GetStatus() != "signal: killed" || end.Error != nil {
+	if end.GetExitCode() != -1 || end.GetExited() || end.GetStatus() != "signal: killed" || end.GetError() != "signal: killed" {
 		t.Errorf("end %v", end)
 	}
 	eventually(t, "the child is dead", func() bool { return dead(child) })

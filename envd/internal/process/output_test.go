@@ -21,8 +21,11 @@ func TestEventsComeInOrder(t *testing.T) {
 	if string(got.stdout) != "out\n" || string(got.stderr) != "err\n" {
 		t.Errorf("stdout %q, stderr %q", got.stdout, got.stderr)
 	}
-	if got.end.GetExitCode() != 3 || !got.end.GetExited() || got.end.GetStatus() != "exit status 3" || got.end.Error != nil {
+	if got.end.GetExitCode() != 3 || !got.end.GetExited() || got.end.GetStatus() != "exit status 3" || got.end.GetError() != "exit status 3" {
 		t.Errorf("end %v", got.end)
+	}
+	if end := f.start(shell("true")).rest().end; end.Error != nil {
+		t.Errorf("end of a success %v", end)
 	}
 }
 

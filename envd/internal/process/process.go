@@ -134,7 +134,8 @@ func (p *process) wait() syscall.WaitStatus {
 	return status
 }
 
-// endEvent says how the program ended, in Go's words as clients know them.
+// endEvent says how the program ended, in Go's words as clients know them. A failure has an error, as E2B's SDKs show
+// it: the status again, unless we know more.
 func (p *process) endEvent(status syscall.WaitStatus) *pb.ProcessEvent_EndEvent {
 	p.mu.Lock()
 	killed, expired := p.killed, p.expired
@@ -147,6 +148,8 @@ func (p *process) endEvent(status syscall.WaitStatus) *pb.ProcessEvent_EndEvent 
 	case !killed && p.cgroups != nil && wasKilled(status) && p.cgroups.OOMKills() > p.oomKills:
 		reason = fmt.Sprintf("oom_killed: the sandbox ran out of memory (%d MiB for all its processes)",
 			p.cgroups.Limit()>>20)
+	case end.ExitCode != 0:
+		reason = end.Status
 	default:
 		return end
 	}

@@ -74,8 +74,9 @@ class Exchange:
         await self.event(data={"stderr": base64.b64encode(data).decode()})
 
     async def exit(self, code: int = 0, status: str | None = None) -> None:
-        end = {"exitCode": code} if code else {}  # proto3 JSON leaves out zeroes
-        await self.event(end={**end, "exited": code >= 0, "status": status or f"exit status {code}"})
+        status = status or f"exit status {code}"
+        end = {"exitCode": code, "error": status} if code else {}  # proto3 JSON leaves out zeroes
+        await self.event(end={**end, "exited": code >= 0, "status": status})
         await self.finish()
 
     async def finish(self, error: dict[str, str] | None = None) -> None:

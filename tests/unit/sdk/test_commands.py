@@ -115,6 +115,7 @@ def test_a_signal_is_exit_code_minus_one(platform: Platform, sandbox: Sandbox) -
     platform.commands["dies"] = dies
     result = sandbox.commands.run("dies")
     assert (result.exit_code, result.status, result.ok) == (-1, "signal: killed", False)
+    assert result.error is None  # what only repeats the status is no reason
 
 
 def test_the_deadline_keeps_the_output(platform: Platform, sandbox: Sandbox) -> None:

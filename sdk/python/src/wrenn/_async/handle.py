@@ -247,7 +247,7 @@ class AsyncCommandHandle:
         return CommandResult(
             exit_code=-1 if end is None else end.exit_code,
             status="" if end is None else end.status,
-            error=None if end is None else end.error,
+            error=None if end is None or end.error == end.status else end.error,
             stdout_bytes=self._kept["stdout"].kept(),
             stderr_bytes=self._kept["stderr"].kept(),
             pid=self.pid,
