@@ -27,7 +27,15 @@ class RunningPlatform:
 
 def wrenn(*words: str, settings: Settings, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command line, as a user types it."""
-    environ = {**os.environ, "AGENT_NETWORK": settings.network, "AGENT_UID_BASE": str(settings.uid_base)}
+    given = {
+        "AGENT_NETWORK": settings.network,
+        "AGENT_UID_BASE": settings.uid_base,
+        "CP_PROXY_DOMAIN": settings.domain,
+        "CP_TLS_CERT": settings.tls_cert,
+        "CP_TLS_KEY": settings.tls_key,
+        "CP_TLS_LISTEN_ADDR": settings.tls_listen,
+    }
+    environ = {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
     completed = subprocess.run(
         [Path(sys.executable).with_name("wrenn"), *words, "--data-dir", settings.data_dir],
         env=environ,
