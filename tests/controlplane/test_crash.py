@@ -15,8 +15,7 @@ import pytest
 from support.api import Client
 from support.simulated import PASSWORD, Gate, eventually
 from wrenn_server.controlplane import bootstrap
-from wrenn_server.db import pool
-from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import leases, pool
 from wrenn_server.db.pool import Database
 from wrenn_server.hostagent import simulated
 from wrenn_server.hostagent.sandbox.lifecycle import Command
@@ -110,7 +109,7 @@ async def test_killed_in_the_middle_of_a_create(
         await create
         if when == "before":
             gate.open.set()  # the start goes on at the host, although nobody waits for it
-        rows = await db_sandboxes.claim(db, 10)
+        rows = await leases.claim(db, 10)
         assert rows == [], "its lease has not run out"
         await age_leases(db)
         async with program(database_url, tmp_path, port):

@@ -55,6 +55,7 @@ def outcome(decision: Decision) -> State | str:
     [
         # the host's own acts
         (State.RUNNING, State.PAUSED, 2, State.PAUSED),
+        (State.RUNNING, State.PAUSING, 2, State.PAUSING),
         (State.RUNNING, State.KILLED, 2, State.KILLED),
         (State.RUNNING, State.FAILED, 2, State.FAILED),
         (State.PAUSED, State.FAILED, 2, State.FAILED),
@@ -65,6 +66,8 @@ def outcome(decision: Decision) -> State | str:
         (State.PAUSING, State.PAUSED, 2, State.PAUSED),
         (State.PAUSING, State.RUNNING, 2, State.RUNNING),
         (State.PAUSING, State.PAUSING, 2, "Wait"),
+        (State.PAUSING, State.KILLED, 2, State.KILLED),
+        (State.PAUSING, State.FAILED, 2, State.FAILED),
         (State.RESUMING, State.RUNNING, 2, State.RUNNING),
         (State.RESUMING, State.PAUSED, 1, State.PAUSED),
         (State.RESUMING, State.RESUMING, 1, "Wait"),
@@ -81,7 +84,7 @@ def outcome(decision: Decision) -> State | str:
         (State.PAUSED, State.RUNNING, 2, "Nothing"),
         (State.RUNNING, State.PAUSED, 1, "Nothing"),
         (State.RUNNING, State.FAILED, 1, "Nothing"),
-        (State.RUNNING, State.PAUSING, 2, "Nothing"),
+        (State.RUNNING, State.PAUSING, 1, "Nothing"),
         (State.RUNNING, State.RUNNING, 3, "Nothing"),
         # what has ended for us
         (State.KILLING, State.RUNNING, 2, "Remove"),
@@ -134,6 +137,17 @@ def test_removal_names_the_newest_generation_that_either_side_knows() -> None:
 )
 def test_a_host_that_has_no_such_sandbox(subject: SandboxRow, expected: Decision) -> None:
     assert absent(subject, NOW) == expected
+
+
+@pytest.mark.parametrize("before", [State.RUNNING, State.PAUSING, State.RESUMING, State.LOST])
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_a_pause_kept_is_the_hosts_word(before: State, saved: bool) -> None:
+    for generation in (1, 2):
+        told = report(State.PAUSED, generation)
+        told.saved_memory = saved
+        decision = from_report(row(before), told)
+        if isinstance(decision, Settle):
+            assert (decision.state, decision.saved_memory) == (State.PAUSED, saved)
 
 
 def test_the_hosts_reason_is_kept() -> None:

@@ -17,7 +17,7 @@ CREATE FUNCTION public.sandboxes_notify() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    PERFORM pg_notify('wrenn', 'sandbox ' || NEW.id);
+    PERFORM pg_notify('wrenn', CASE OLD.state WHEN 'running' THEN 'sandbox ' ELSE 'settled ' END || NEW.id);
     RETURN NULL;
 END $$;
 CREATE FUNCTION public.sandboxes_reserve() RETURNS trigger
@@ -268,13 +268,15 @@ CREATE INDEX samples_at ON public.samples USING brin (at);
 CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX sandboxes_host ON public.sandboxes USING btree (host_id) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
+CREATE INDEX sandboxes_metadata ON public.sandboxes USING gin (metadata jsonb_path_ops) WHERE ((state <> ALL (ARRAY['failed'::text, 'killed'::text])) AND (metadata <> '{}'::jsonb));
 CREATE INDEX sandboxes_snapshot ON public.sandboxes USING btree (snapshot_id) WHERE ((snapshot_id IS NOT NULL) AND (state <> ALL (ARRAY['failed'::text, 'killed'::text])));
 CREATE INDEX sandboxes_team ON public.sandboxes USING btree (team_id, created_at DESC, id DESC);
+CREATE INDEX sandboxes_template ON public.sandboxes USING btree (team_id, template_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
 CREATE TRIGGER hosts_notify AFTER UPDATE OF address, status ON public.hosts FOR EACH ROW WHEN (((old.address IS DISTINCT FROM new.address) OR (old.status <> new.status))) EXECUTE FUNCTION public.hosts_notify();
-CREATE TRIGGER sandboxes_notify AFTER UPDATE ON public.sandboxes FOR EACH ROW WHEN (((old.state = 'running'::text) AND ((new.state <> old.state) OR (new.generation <> old.generation) OR (new.host_id IS DISTINCT FROM old.host_id)))) EXECUTE FUNCTION public.sandboxes_notify();
+CREATE TRIGGER sandboxes_notify AFTER UPDATE ON public.sandboxes FOR EACH ROW WHEN ((((old.state = ANY (ARRAY['running'::text, 'pausing'::text, 'resuming'::text])) AND (new.state <> old.state)) OR ((old.state = 'running'::text) AND ((new.generation <> old.generation) OR (new.host_id IS DISTINCT FROM old.host_id))))) EXECUTE FUNCTION public.sandboxes_notify();
 CREATE TRIGGER sandboxes_reserve_insert AFTER INSERT OR DELETE ON public.sandboxes FOR EACH ROW EXECUTE FUNCTION public.sandboxes_reserve();
 CREATE TRIGGER sandboxes_reserve_update AFTER UPDATE OF state, host_id ON public.sandboxes FOR EACH ROW WHEN (((old.state <> new.state) OR (old.host_id IS DISTINCT FROM new.host_id))) EXECUTE FUNCTION public.sandboxes_reserve();
 ALTER TABLE ONLY public.api_keys

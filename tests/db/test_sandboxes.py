@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from wrenn_server.db import hosts, placement, sandboxes, teams
+from wrenn_server.db import hosts, leases, listing, placement, sandboxes, teams
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import New, Room, SandboxRow
 from wrenn_server.model.errors import InvalidRequest
@@ -168,8 +168,8 @@ async def test_resumes_and_kills_and_creates_at_once_do_not_deadlock(db: Databas
     await asyncio.gather(
         *(toggle(row) for row in rows),
         *(create() for _ in range(10)),
-        *(sandboxes.look_into(db, [row.id for row in rows]) for _ in range(5)),
-        *(sandboxes.extend(db, [row.id for row in reversed(rows)]) for _ in range(5)),
+        *(leases.look_into(db, [row.id for row in rows]) for _ in range(5)),
+        *(leases.extend(db, [row.id for row in reversed(rows)]) for _ in range(5)),
     )
     assert await counted(db, host_id) == await recount(db, host_id)
 
@@ -177,9 +177,9 @@ async def test_resumes_and_kills_and_creates_at_once_do_not_deadlock(db: Databas
 async def test_a_claimed_row_is_claimed_once(db: Database) -> None:
     team_id, host_id = await new_team(db), await new_host(db, cpus=100)
     rows = [await inserted(db, team_id, host_id) for _ in range(20)]
-    assert await sandboxes.claim(db, 100) == [], "their workers live"
+    assert await leases.claim(db, 100) == [], "their workers live"
     await db.execute("UPDATE sandboxes SET check_after = now() - interval '1 s'")
-    claims = await asyncio.gather(*(sandboxes.claim(db, 7) for _ in range(6)))
+    claims = await asyncio.gather(*(leases.claim(db, 7) for _ in range(6)))
     claimed = [row.id for claim in claims for row in claim]
     assert sorted(claimed) == sorted(row.id for row in rows)
 
@@ -192,13 +192,13 @@ async def test_pages_are_complete_and_in_order(db: Database) -> None:
     )
     await inserted(db, await new_team(db), host_id)
     seen: list[str] = []
-    before = None
+    after = None
     while True:
-        page = await sandboxes.page(db, team_id, states=None, metadata={"n": "1"}, before=before, limit=3)
+        page = await listing.page(db, team_id, states=None, metadata={"n": "1"}, after=after, limit=3)
         seen += [row.id for row in page]
         if len(page) < 3:
             break
-        before = (page[-1].created_at, page[-1].id)
+        after = (page[-1].created_at, page[-1].id)
     assert sorted(seen) == sorted(row.id for row in made)
     assert len(set(seen)) == len(seen)
 

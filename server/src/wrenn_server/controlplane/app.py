@@ -25,7 +25,7 @@ from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
-from wrenn_server.controlplane.services import idempotency, routes
+from wrenn_server.controlplane.services import idempotency, routes, wakes
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.traffic import Traffic
 from wrenn_server.controlplane.workers import Place
@@ -107,6 +107,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
         # Work ends before what it works with does.
         doing = await stack.enter_async_context(work.running(db))
         cp = ControlPlane(config=config, db=db, keys=own, hosts=client, routes=where, work=doing)
+        stack.push_async_callback(wakes.close, cp)
         for name, once, interval, wake in (
             ("hosts", reconcile_hosts.converge, reconcile_hosts.INTERVAL, None),
             ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),

@@ -11,7 +11,6 @@ from wrenn_server.controlplane.seen import Seen
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.work import Work
 from wrenn_server.db.pool import Database
-from wrenn_server.db.sandboxes import SandboxRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class ControlPlane:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the reconcilers should look at once instead of at their next time."""
 
-    waking: dict[str, asyncio.Task[SandboxRow]] = field(default_factory=dict[str, "asyncio.Task[SandboxRow]"])
+    waking: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
     """Resumes that traffic waits for, by sandbox."""
     hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Every password check takes 19 MiB and a core for some 20 ms: so many at a time."""

@@ -6,7 +6,7 @@ Requests refuse fields that they do not know: a misspelt name must not be a sile
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from wrenn_server.model.sandbox import Reason, Shape, State
 
@@ -43,6 +43,39 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True):
 
 # Sandboxes
 
+OnTimeout = Literal["kill", "pause"]
+AutoResume = Annotated[bool, Meta(description="Requests to its ports wake it when it is paused")]
+PauseMemory = Annotated[
+    bool,
+    Meta(description="What a pause at its timeout keeps; false: the disk alone, so that the resume boots"),
+]
+MaskHost = Annotated[
+    str,
+    Meta(
+        max_length=264,
+        description="What its ports are told as the Host of requests, e.g. `localhost:${PORT}`",
+    ),
+]
+Rule = Annotated[str, Meta(min_length=1, max_length=256)]
+Rules = Annotated[list[Rule], Meta(max_length=1000)]
+
+
+class Network(Request):
+    """What it may reach. Private ranges, the host and other sandboxes are closed whatever stands here."""
+
+    internet: Annotated[bool, Meta(description="False: nothing but `allow_out`")] = True
+    allow_out: Annotated[
+        Rules,
+        Meta(
+            description="IPv4 addresses, CIDRs, `host.name`, `*.host.name`; wins over `deny_out`. Names need `internet` "
+            "to be false, or 0.0.0.0/0 in `deny_out`"
+        ),
+    ] = []
+    deny_out: Annotated[Rules, Meta(description="IPv4 addresses and CIDRs")] = []
+    dns_servers: Annotated[
+        list[Rule], Meta(max_length=8, description="IPv4 addresses; none: the host's own choice")
+    ] = []
+
 
 class SandboxCreate(Request):
     template: TemplateRef = "minimal"
@@ -50,13 +83,28 @@ class SandboxCreate(Request):
     memory_mb: MemoryMb = Shape.MEMORY_DEFAULT
     disk_mb: DiskMb = Shape.DISK_DEFAULT
     timeout_sec: TimeoutSec = 0
-    on_timeout: Literal["kill", "pause"] = "kill"
+    on_timeout: OnTimeout = "kill"
+    pause_memory: PauseMemory = True
+    auto_resume: AutoResume = False
     metadata: Metadata = {}
     envs: Envs = {}
+    network: Network = field(default_factory=Network)
+    private: Annotated[
+        bool,
+        Meta(description="Requests to its ports must carry `traffic_token` in `E2b-Traffic-Access-Token`"),
+    ] = False
+    mask_host: MaskHost | None = None
+
+
+class SandboxPause(Request):
+    memory: Annotated[
+        bool, Meta(description="False: keep the disk alone; programs end, and the resume boots")
+    ] = True
 
 
 class SandboxResume(Request):
     timeout_sec: TimeoutSec | None = None
+    memory: Annotated[bool, Meta(description="False: boot from the disk even if memory was saved")] = True
 
 
 class SandboxFork(Request):
@@ -84,13 +132,25 @@ class Sandbox(Struct, kw_only=True):
     memory_mb: int
     disk_mb: int
     timeout_sec: int
-    on_timeout: Literal["kill", "pause"]
+    on_timeout: OnTimeout
+    pause_memory: PauseMemory
+    auto_resume: AutoResume
+    saved_memory: Annotated[
+        bool | UnsetType, Meta(description="Of a paused one: false when its resume will boot")
+    ] = UNSET
     created_at: Time
     started_at: Time | UnsetType = UNSET
     last_active_at: Time | UnsetType = UNSET
     last_updated: Time
     expires_at: Time | UnsetType = UNSET
     metadata: dict[str, str]
+    network: Network
+    private: bool
+    traffic_token: Annotated[
+        str | UnsetType, Meta(description="Of a private one; where `envd_access_token` is")
+    ] = UNSET
+    mask_host: str | UnsetType = UNSET
+    snapshot_id: Annotated[str | UnsetType, Meta(description="That it was created from")] = UNSET
     generation: int
     host_id: str | UnsetType = UNSET
     envd_version: str | UnsetType = UNSET

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from wrenn_server.db import sandboxes, snapshots
+from wrenn_server.db import leases, snapshots
 from wrenn_server.db.pool import Database
+from wrenn_server.db.sandboxes import LEASE_SEC
 from wrenn_server.model.errors import Unavailable, WrennError
 
 T = TypeVar("T")
@@ -63,11 +64,11 @@ class Work:
     async def keep_leases(self, db: Database) -> None:
         """Runs for ever."""
         while True:
-            await asyncio.sleep(sandboxes.LEASE_SEC / 3)
+            await asyncio.sleep(LEASE_SEC / 3)
             if not self._leased:
                 continue
             try:
-                await sandboxes.extend(db, list(self._leased))
+                await leases.extend(db, list(self._leased))
                 await snapshots.extend(db, list(self._leased))
             except WrennError as error:
                 log.warning("leases could not be extended", action="lease_failed", error=error.message)

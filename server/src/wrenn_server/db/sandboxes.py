@@ -1,12 +1,11 @@
 """Sandboxes: what the control plane wants and believes of each.
 
 Every change of state is a compare-and-set on (id, generation, state). Statements that touch a sandbox and its host
-lock the sandbox first. `check_after` is the lease: whoever works on a row keeps it in the future, the reconciler
-takes rows where it has passed.
+lock the sandbox first. `check_after` is the lease (`leases.py`): whoever works on a row keeps it in the future.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -169,45 +168,6 @@ async def locate(db: Executor, sandbox_id: str) -> Located | None:
     return row(record, Located)
 
 
-async def page(
-    db: Executor,
-    team_id: str,
-    *,
-    states: Collection[State] | None,
-    metadata: Mapping[str, str],
-    before: tuple[datetime, str] | None,
-    limit: int,
-) -> list[SandboxRow]:
-    """Newest first. Without `states`: all that have not ended."""
-    # Two statements and not one with a condition: each can then use its own index.
-    if states is None:
-        records = await db.fetch(
-            """SELECT * FROM sandboxes
-                WHERE team_id = $1 AND state NOT IN ('failed', 'killed') AND metadata @> $2
-                  AND (created_at, id) < ($3, $4)
-                ORDER BY created_at DESC, id DESC LIMIT $5""",
-            team_id,
-            metadata,
-            *(before or _END),
-            limit,
-        )
-    else:
-        records = await db.fetch(
-            """SELECT * FROM sandboxes
-                WHERE team_id = $1 AND state = ANY($6) AND metadata @> $2 AND (created_at, id) < ($3, $4)
-                ORDER BY created_at DESC, id DESC LIMIT $5""",
-            team_id,
-            metadata,
-            *(before or _END),
-            limit,
-            [state.value for state in states],
-        )
-    return rows(records, SandboxRow)
-
-
-_END = (datetime.max.replace(tzinfo=UTC), "")
-
-
 async def begin(
     db: Executor,
     sandbox_id: str,
@@ -271,14 +231,16 @@ async def settle(
     console: str | None = None,
     envd_version: str | None = None,
     expires_at: datetime | None = None,
+    saved_memory: bool | None = None,
     started: bool = False,
 ) -> SandboxRow | None:
-    """Compare-and-set into a state that nobody works on. Reason, message, console and the time of its end are those
-    given, None included; `started` notes the time of a start. None: the sandbox is not as it was thought to be."""
+    """Compare-and-set into a state that nobody works on. Reason, message, console, the time of its end and whether
+    its memory is saved are those given, None included; `started` notes the time of a start. None: the sandbox is not
+    as it was thought to be."""
     record = await db.fetchrow(
         """UPDATE sandboxes
               SET state = $4, reason = $5, message = $6, console = $7, envd_version = coalesce($8, envd_version),
-                  expires_at = $9, updated_at = now(), check_after = NULL,
+                  expires_at = $9, saved_memory = $11, updated_at = now(), check_after = NULL,
                   started_at = CASE WHEN $10 THEN now() ELSE started_at END,
                   last_active_at = CASE WHEN $10 THEN now() ELSE last_active_at END
             WHERE id = $1 AND generation = $2 AND state = ANY($3) RETURNING *""",
@@ -292,20 +254,39 @@ async def settle(
         envd_version,
         expires_at,
         started,
+        saved_memory,
     )
     return row(record, SandboxRow)
 
 
 async def set_timeout(
-    db: Executor, sandbox_id: str, generation: int, timeout_sec: int, expires_at: datetime | None
+    db: Executor, seen: SandboxRow, timeout_sec: int, expires_at: datetime | None
 ) -> SandboxRow | None:
+    """What its host was told. None: the row has changed since it was `seen`, which was before the host was told;
+    whoever then tells the host again, and tries again, leaves row and host with the same word."""
     record = await db.fetchrow(
-        """UPDATE sandboxes SET timeout_sec = $3, expires_at = $4, updated_at = now()
-            WHERE id = $1 AND generation = $2 AND state IN ('running', 'paused') RETURNING *""",
-        sandbox_id,
-        generation,
+        """UPDATE sandboxes SET timeout_sec = $5, expires_at = $6, updated_at = clock_timestamp()
+            WHERE id = $1 AND generation = $2 AND state = $3 AND updated_at = $4 RETURNING *""",
+        seen.id,
+        seen.generation,
+        seen.state.value,
+        seen.updated_at,
         timeout_sec,
         expires_at,
+    )
+    return row(record, SandboxRow)
+
+
+async def set_network(db: Executor, seen: SandboxRow, network: Network) -> SandboxRow | None:
+    """As `set_timeout`."""
+    record = await db.fetchrow(
+        """UPDATE sandboxes SET network = $5, updated_at = clock_timestamp()
+            WHERE id = $1 AND generation = $2 AND state = $3 AND updated_at = $4 RETURNING *""",
+        seen.id,
+        seen.generation,
+        seen.state.value,
+        seen.updated_at,
+        network,
     )
     return row(record, SandboxRow)
 
@@ -362,54 +343,3 @@ async def forget(db: Executor, host_id: str) -> None:
                           ORDER BY id FOR UPDATE)""",
         host_id,
     )
-
-
-async def look_into(db: Executor, ids: Sequence[str]) -> None:
-    """The reconciler shall ask the hosts about these, unless somebody works on them anyway."""
-    await db.execute(
-        """UPDATE sandboxes SET check_after = now()
-            WHERE id IN (SELECT id FROM sandboxes WHERE id = ANY($1) AND check_after IS NULL
-                          ORDER BY id FOR UPDATE SKIP LOCKED)""",
-        list(ids),
-    )
-
-
-async def claim(db: Executor, limit: int) -> list[SandboxRow]:
-    """Takes over rows whose worker has died or that shall be looked into, with a new lease."""
-    records = await db.fetch(
-        """UPDATE sandboxes SET check_after = now() + make_interval(secs => $2)
-            WHERE id IN (SELECT id FROM sandboxes WHERE check_after <= now()
-                          ORDER BY check_after LIMIT $1 FOR UPDATE SKIP LOCKED)
-        RETURNING *""",
-        limit,
-        LEASE_SEC,
-    )
-    return rows(records, SandboxRow)
-
-
-async def extend(db: Executor, ids: Sequence[str]) -> None:
-    """Whoever works on these is still at it."""
-    await db.execute(
-        """UPDATE sandboxes SET check_after = now() + make_interval(secs => $2)
-            WHERE id IN (SELECT id FROM sandboxes WHERE id = ANY($1) AND check_after IS NOT NULL
-                          ORDER BY id FOR UPDATE SKIP LOCKED)""",
-        list(ids),
-        LEASE_SEC,
-    )
-
-
-async def release(db: Executor, sandbox_id: str, generation: int, delay_sec: float | None) -> None:
-    """Gives a claimed row back: to be looked into again after `delay_sec`, or (None) not at all."""
-    await db.execute(
-        """UPDATE sandboxes SET check_after = now() + make_interval(secs => $3)
-            WHERE id = $1 AND generation = $2 AND check_after IS NOT NULL""",
-        sandbox_id,
-        generation,
-        delay_sec,
-    )
-
-
-async def next_check(db: Executor) -> float | None:
-    """Seconds until the first row must be looked into; None: there is none."""
-    value = await db.fetchval("SELECT extract(epoch FROM min(check_after) - now())::float8 FROM sandboxes")
-    return None if value is None else float(value)

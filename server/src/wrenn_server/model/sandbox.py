@@ -43,7 +43,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset(
         {State.PAUSING, State.LOST, State.FAILED, State.KILLING, State.KILLED, State.PAUSED}
     ),
-    State.PAUSING: frozenset({State.PAUSED, State.RUNNING, State.LOST, State.FAILED, State.KILLING}),
+    State.PAUSING: frozenset(
+        {State.PAUSED, State.RUNNING, State.LOST, State.FAILED, State.KILLING, State.KILLED}
+    ),
     State.PAUSED: frozenset({State.RESUMING, State.LOST, State.FAILED, State.KILLING}),
     State.RESUMING: frozenset({State.RUNNING, State.PAUSED, State.LOST, State.FAILED, State.KILLING}),
     State.LOST: frozenset({State.RUNNING, State.PAUSED, State.FAILED, State.KILLING, State.KILLED}),
@@ -51,7 +53,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.KILLING: frozenset({State.KILLED}),
     State.KILLED: frozenset(),
 }
-"""What may follow what. running → killed and running → paused are the host's own acts at the end of the time to live."""
+"""What may follow what. running → killed and running → paused are the host's own acts at the end of the time to live;
+pausing → killed, when that was before the pause reached it."""
 
 
 def may(before: State, after: State) -> bool:

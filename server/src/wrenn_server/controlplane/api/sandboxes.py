@@ -3,15 +3,15 @@
 import base64
 import binascii
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, get, post, put
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.services import forks, idempotency, pauses, sandboxes
+from wrenn_server.controlplane.services import forks, idempotency, network, pauses, sandboxes, timeouts
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.sandbox import State
@@ -45,8 +45,13 @@ async def create(
         disk_mb=given.disk_mb,
         timeout_sec=given.timeout_sec,
         on_timeout=given.on_timeout,
+        pause_memory=given.pause_memory,
+        auto_resume=given.auto_resume,
         metadata=given.metadata,
         envs=given.envs,
+        network=shape.wanted_network(given.network),
+        private=given.private,
+        mask_host=given.mask_host,
     )
 
     async def carry_out(claim: Claim | None) -> schema.Sandbox:
@@ -72,16 +77,31 @@ async def listing(
         list[str] | None,
         QueryParameter(description="`key=value`; may be given several times, all must match"),
     ] = None,
+    template: Annotated[
+        str | None,
+        QueryParameter(description="Name or id of what they were created from, also of a snapshot"),
+    ] = None,
+    since: Annotated[
+        datetime | None, QueryParameter(description="Created at this time or later; RFC 3339")
+    ] = None,
+    order: Annotated[
+        Literal["desc", "asc"], QueryParameter(description="By time of creation; `desc`: newest first")
+    ] = "desc",
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, QueryParameter(description=f"`{NEXT_CURSOR}` of the page before")] = None,
 ) -> Response[list[schema.Sandbox]]:
-    """The team's sandboxes, newest first. `X-Next-Cursor` is there when there are more."""
+    """The team's sandboxes. `X-Next-Cursor` is there when there are more; it is for the same `order`."""
+    if since is not None and since.tzinfo is None:
+        raise InvalidRequest("since has no offset from UTC, such as Z")
     rows = await sandboxes.page(
         cp,
         caller.team_id,
         states=None if status is None else _states(status),
         metadata=_pairs(metadata or []),
-        before=None if cursor is None else read_cursor(cursor),
+        template=template,
+        since=since,
+        ascending=order == "asc",
+        after=None if cursor is None else read_cursor(cursor),
         limit=limit + 1,
     )
     headers = (
@@ -107,9 +127,13 @@ async def kill(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> None:
 @post(
     "/v1/sandboxes/{sandbox_id:str}/pause", operation_id="pauseSandbox", tags=["sandboxes"], status_code=200
 )
-async def pause(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.Sandbox:
-    """Save memory and disk and stop. Answers when all is saved."""
-    return shape.sandbox(await pauses.pause(cp, caller.team_id, sandbox_id), secrets=False)
+async def pause(
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxPause | None] = None
+) -> schema.Sandbox:
+    """Save memory and disk, or the disk alone, and stop. Answers when all is saved."""
+    wanted = data or schema.SandboxPause()
+    row = await pauses.pause(cp, caller.team_id, sandbox_id, memory=wanted.memory)
+    return shape.sandbox(row, secrets=False)
 
 
 @post(
@@ -119,7 +143,8 @@ async def resume(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxResume | None] = None
 ) -> schema.Sandbox:
     """Go on where it was paused."""
-    row = await pauses.resume(cp, caller.team_id, sandbox_id, data.timeout_sec if data else None)
+    wanted = data or schema.SandboxResume()
+    row = await pauses.resume(cp, caller.team_id, sandbox_id, wanted.timeout_sec, memory=wanted.memory)
     return shape.sandbox(row, secrets=True)
 
 
@@ -150,7 +175,20 @@ async def timeout(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxTimeout]
 ) -> schema.Sandbox:
     """End `timeout_sec` from now; 0: never."""
-    row = await sandboxes.set_timeout(cp, caller.team_id, sandbox_id, data.timeout_sec)
+    row = await timeouts.set_timeout(cp, caller.team_id, sandbox_id, data.timeout_sec)
+    return shape.sandbox(row, secrets=False)
+
+
+@put(
+    "/v1/sandboxes/{sandbox_id:str}/network",
+    operation_id="setSandboxNetwork",
+    tags=["sandboxes"],
+)
+async def set_network(
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.Network]
+) -> schema.Sandbox:
+    """Change what it may reach, in place of all that was. In force when this answers, for open connections too."""
+    row = await network.update(cp, caller.team_id, sandbox_id, shape.wanted_network(data))
     return shape.sandbox(row, secrets=False)
 
 
@@ -189,4 +227,4 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-ROUTES = [create, listing, get_one, kill, pause, resume, fork, timeout]
+ROUTES = [create, listing, get_one, kill, pause, resume, fork, timeout, set_network]

@@ -14,6 +14,7 @@ from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.db.templates import TemplateRow
 from wrenn_server.model.sandbox import Reason
+from wrenn_server.wire import agent
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ _MAX_SIZE = 2**63 - 1
 
 
 def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
-    """:param secrets: with envd's access token"""
+    """:param secrets: with the tokens of envd and of its ports"""
     return schema.Sandbox(
         id=row.id,
         status=row.state,
@@ -36,13 +37,21 @@ def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
         memory_mb=row.memory_mb,
         disk_mb=row.disk_mb,
         timeout_sec=row.timeout_sec,
-        on_timeout=cast('Literal["kill", "pause"]', row.on_timeout),
+        on_timeout=cast("schema.OnTimeout", row.on_timeout),
+        pause_memory=row.pause_memory,
+        auto_resume=row.auto_resume,
+        saved_memory=_or_unset(row.saved_memory),
         created_at=row.created_at,
         started_at=_or_unset(row.started_at),
         last_active_at=_or_unset(row.last_active_at),
         last_updated=row.updated_at,
         expires_at=_or_unset(row.expires_at),
         metadata=row.metadata,
+        network=network(row.network),
+        private=row.traffic_token is not None,
+        traffic_token=_or_unset(row.traffic_token) if secrets else UNSET,
+        mask_host=_or_unset(row.mask_host),
+        snapshot_id=_or_unset(row.snapshot_id),
         generation=row.generation,
         host_id=_or_unset(row.host_id),
         envd_version=row.envd_version or UNSET,
@@ -50,6 +59,24 @@ def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
         reason=Reason(row.reason) if row.reason else UNSET,
         message=_or_unset(row.message),
         console=_or_unset(row.console),
+    )
+
+
+def network(found: agent.Network) -> schema.Network:
+    return schema.Network(
+        internet=found.internet,
+        allow_out=found.allow_out,
+        deny_out=found.deny_out,
+        dns_servers=found.dns_servers,
+    )
+
+
+def wanted_network(given: schema.Network) -> agent.Network:
+    return agent.Network(
+        internet=given.internet,
+        allow_out=given.allow_out,
+        deny_out=given.deny_out,
+        dns_servers=given.dns_servers,
     )
 
 

@@ -33,6 +33,7 @@ class Settle:
     console: str | None = None
     envd_version: str | None = None
     expires_at: datetime | None = None
+    saved_memory: bool | None = None
     started: bool = False
 
 
@@ -58,6 +59,8 @@ def from_report(row: SandboxRow, report: SandboxReport) -> Decision:
             return _from_running(row, report)
         case State.PAUSED:
             return _from_paused(row, report)
+        case State.PAUSING if row.state is State.RUNNING:
+            return Settle(State.PAUSING)  # by itself: its time is over, and saving takes a while
         case State.FAILED | State.KILLED:
             return _ended(row, report)
         case _:
@@ -87,7 +90,7 @@ def _from_older(row: SandboxRow, report: SandboxReport) -> Decision:
     """Only a resume leaves the host's generation behind ours: it failed, or never arrived."""
     match row.state, report.state:
         case State.RESUMING | State.LOST, State.PAUSED:
-            return Settle(State.PAUSED, message=report.message)
+            return Settle(State.PAUSED, message=report.message, saved_memory=report.saved_memory)
         case State.RESUMING | State.PAUSED | State.LOST, State.FAILED | State.KILLED:
             return _ended(row, report)
         case State.RESUMING, State.RESUMING:
@@ -110,16 +113,14 @@ def _from_running(row: SandboxRow, report: SandboxReport) -> Decision:
 
 def _from_paused(row: SandboxRow, report: SandboxReport) -> Decision:
     match row.state:
-        case State.RUNNING:
-            return Settle(State.PAUSED, report.reason, report.message)
-        case State.PAUSING | State.RESUMING | State.LOST:
-            return Settle(State.PAUSED, report.reason, report.message)
+        case State.RUNNING | State.PAUSING | State.RESUMING | State.LOST:
+            return Settle(State.PAUSED, report.reason, report.message, saved_memory=report.saved_memory)
         case _:
             return Nothing()
 
 
 def _ended(row: SandboxRow, report: SandboxReport) -> Decision:
-    if report.state is State.KILLED and row.state in (State.RUNNING, State.LOST):
+    if report.state is State.KILLED and row.state in (State.RUNNING, State.PAUSING, State.LOST):
         return Settle(State.KILLED, report.reason or Reason.TIMEOUT, report.message, report.console)
     reason = report.reason or (Reason.START_FAILED if row.state is State.STARTING else Reason.VMM_CRASHED)
     return Settle(State.FAILED, reason, report.message, report.console)

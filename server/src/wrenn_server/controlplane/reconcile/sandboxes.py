@@ -10,6 +10,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import sandboxes
 from wrenn_server.db import hosts as db_hosts
+from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import WrennError
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 
 
 async def converge(cp: ControlPlane) -> None:
-    while claimed := await db_sandboxes.claim(cp.db, BATCH):
+    while claimed := await leases.claim(cp.db, BATCH):
         limit = asyncio.Semaphore(AT_ONCE)
 
         async def one(row: SandboxRow, limit: asyncio.Semaphore = limit) -> None:
@@ -47,7 +48,7 @@ async def _one(cp: ControlPlane, row: SandboxRow) -> None:
             log.info("asked in vain", action="reconcile_deferred", sandbox_id=row.id, error=error.message)
             delay = RETRY_SEC
         # When the decision was written, the row's lease is gone and this does nothing.
-        await db_sandboxes.release(cp.db, row.id, row.generation, delay)
+        await leases.release(cp.db, row.id, row.generation, delay)
 
 
 async def _settle(cp: ControlPlane, row: SandboxRow) -> float | None:

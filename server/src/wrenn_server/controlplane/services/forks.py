@@ -93,7 +93,7 @@ async def _fork(
         except WrennError as error:
             for row in inserted:
                 await sandboxes.start_failed(cp, row, host, error)
-            raise sandboxes.as_answer(error, "fork") from error
+            raise await sandboxes.failed(cp, source, host, error, "fork") from error
         results = {result.id: result for result in report.results}
         return [await _forked(cp, row, host, results.get(row.id)) for row in inserted]
 

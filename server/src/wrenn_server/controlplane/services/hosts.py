@@ -21,6 +21,7 @@ from wrenn_server.controlplane.keys import HostClaims
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import sandboxes
 from wrenn_server.db import hosts as db_hosts
+from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
@@ -183,7 +184,7 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
         if row.host_id == host.id and row.id not in reported and not row.state.is_final
     ]
     if missing:
-        await db_sandboxes.look_into(cp.db, missing)
+        await leases.look_into(cp.db, missing)
         cp.wake.set()
 
 

@@ -7,7 +7,7 @@ connection is lost), nothing is remembered.
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,6 +60,7 @@ class Routes:
         self._known: OrderedDict[str, Location] = OrderedDict()
         self._listening = False
         self._changes = 0
+        self._watching: dict[str, set[asyncio.Event]] = {}
         self.on_gone: list[Callable[[str], None]] = []
         """Called with the id of a sandbox that stopped running where it was."""
 
@@ -111,15 +112,36 @@ class Routes:
     def forget(self, sandbox_id: str) -> None:
         """The sandbox is changing: whoever asks next must look, and connections to where it was end."""
         self._changes += 1
+        self._tell(sandbox_id)
         self._known.pop(sandbox_id, None)
         # Also when nothing is remembered of it: a change of its host has been heard before, and connections live on.
         for call in self.on_gone:
             call(sandbox_id)
 
+    @contextlib.contextmanager
+    def watching(self, sandbox_id: str) -> Generator[asyncio.Event]:
+        """An event that is set whenever the sandbox stopped running where it was, or a pause or resume of it ended, or
+        this may have been missed. Of the end of a start nobody tells."""
+        changed = asyncio.Event()
+        self._watching.setdefault(sandbox_id, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            self._watching[sandbox_id].remove(changed)
+            if not self._watching[sandbox_id]:
+                del self._watching[sandbox_id]
+
+    def _tell(self, sandbox_id: str) -> None:
+        for changed in self._watching.get(sandbox_id, ()):
+            changed.set()
+
     def _heard(self, payload: str) -> None:
         kind, _, name = payload.partition(" ")
         if kind == "sandbox":
             self.forget(name)
+        elif kind == "settled":
+            # Not to be forgotten: who looked before this arrived may have found it running, and be using it.
+            self._tell(name)
         elif kind == "host":
             self._changes += 1
             for sandbox_id in [s for s, location in self._known.items() if location.host_id == name]:
@@ -138,6 +160,8 @@ class Routes:
                 self._listening = False
                 self._changes += 1
                 self._known.clear()
+                for sandbox_id in self._watching:
+                    self._tell(sandbox_id)
             await asyncio.sleep(_RECONNECT_SEC)
 
 

@@ -7,7 +7,7 @@ done by a crash is the reconciler's (`reconcile/sandboxes.py`), which decides wi
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import structlog
 
@@ -15,17 +15,25 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host, Uncertain, Unreachable
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.scheduler import place
-from wrenn_server.controlplane.services import templates
+from wrenn_server.controlplane.services import egress, templates
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.controlplane.services.templates import Resolved
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import placement
+from wrenn_server.db import listing, placement
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.pool import DatabaseUnavailable
 from wrenn_server.db.sandboxes import New, SandboxRow
-from wrenn_server.model.errors import Conflict, Internal, NotFound, Unavailable, WrennError
-from wrenn_server.model.ids import new_sandbox_id, parse_sandbox_id
+from wrenn_server.model.errors import (
+    Conflict,
+    Forbidden,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    WrennError,
+)
+from wrenn_server.model.ids import new_sandbox_id, parse_sandbox_id, parse_snapshot_id, parse_template_id
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent
 
@@ -62,6 +70,7 @@ async def create(cp: ControlPlane, wanted: Wanted, claim: Claim | None = None) -
     """A running sandbox. From a snapshot it gets the shape of that one's source.
 
     :param claim: of the idempotency key that the request came with
+    :raises InvalidRequest: lifecycle or network make no sense
     :raises NotFound: `template_not_found`
     :raises Unavailable: `no_hosts_available`
     :raises WrennError: the host could not start it; the sandbox is then `failed` with the reason
@@ -90,13 +99,40 @@ async def page(
     cp: ControlPlane,
     team_id: str,
     *,
-    states: Collection[State] | None,
-    metadata: Mapping[str, str],
-    before: tuple[datetime, str] | None,
+    states: Collection[State] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    template: str | None = None,
+    since: datetime | None = None,
+    ascending: bool = False,
+    after: tuple[datetime, str] | None = None,
     limit: int,
 ) -> list[SandboxRow]:
-    return await db_sandboxes.page(
-        cp.db, team_id, states=states, metadata=metadata, before=before, limit=limit
+    """The team's sandboxes by the time of their creation, newest first unless `ascending`.
+
+    :param states: None: all that have not ended
+    :param template: name or id of what they were created from, also of a snapshot; nothing has an unknown one
+    :param since: created at that time or later
+    :param after: time of creation and id of the last one of the page before
+    """
+    template_id = snapshot_id = None
+    if template is not None:
+        snapshot_id, template_id = parse_snapshot_id(template), parse_template_id(template)
+        if snapshot_id is None and template_id is None:
+            try:
+                template_id = (await templates.look_up(cp, team_id, template)).id
+            except (NotFound, Forbidden, InvalidRequest):
+                return []
+    return await listing.page(
+        cp.db,
+        team_id,
+        states=states,
+        metadata=metadata or {},
+        template_id=template_id,
+        snapshot_id=snapshot_id,
+        since=since,
+        ascending=ascending,
+        after=after,
+        limit=limit,
     )
 
 
@@ -108,20 +144,37 @@ async def kill(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
     await cp.work.finish(_kill(cp, team_id, sandbox_id), f"kill {sandbox_id}")
 
 
-async def set_timeout(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int) -> SandboxRow:
-    """Ends `timeout_sec` from now; 0: never. Of a paused sandbox: what its next resume gets.
-
-    :raises Conflict: it neither runs nor is paused
-    """
-    return await cp.work.finish(_set_timeout(cp, team_id, sandbox_id, timeout_sec), f"timeout {sandbox_id}")
-
-
 async def host_of(cp: ControlPlane, row: SandboxRow) -> Host:
     """:raises Unavailable: the host is away"""
     host = await db_hosts.get(cp.db, row.host_id) if row.host_id else None
     if host is None or host.status != "online":
         raise Unavailable(f"the host of sandbox {row.id} is not reachable")
     return cp.host(host.id, host.address)
+
+
+async def failed(cp: ControlPlane, row: SandboxRow, host: Host, error: WrennError, verb: str) -> WrennError:
+    """After a host did not do what it was asked: what it says now is what is. Returns the error for our caller.
+
+    When the host does not answer either, the row stays as it is, and the reconciler asks again.
+    """
+    try:
+        report = await cp.hosts.get(host, row.id)
+        decision = decide.from_report(row, report) if report else decide.absent(row, datetime.now(UTC))
+        settled = await apply(cp, row, host, decision)
+    except WrennError as later:
+        log.warning(
+            "state is asked for later", action="settle_deferred", sandbox_id=row.id, error=later.message
+        )
+        settled = None
+    if settled is not None and settled.state.is_final:
+        return Conflict(f"cannot {verb} sandbox {row.id}: it is {settled.state}")
+    return as_answer(error, verb)
+
+
+async def is_as(cp: ControlPlane, row: SandboxRow) -> bool:
+    """Whether its state and generation are still those of `row`."""
+    now = await db_sandboxes.get(cp.db, row.id)
+    return now is not None and (now.state, now.generation) == (row.state, row.generation)
 
 
 async def apply(
@@ -141,9 +194,11 @@ async def apply(
                 console=decision.console,
                 envd_version=decision.envd_version,
                 expires_at=decision.expires_at,
+                saved_memory=decision.saved_memory,
                 started=decision.started,
             )
-            cp.routes.forget(row.id)
+            if row.state is State.RUNNING:  # of one that runs only now, connections may be open already
+                cp.routes.forget(row.id)
             if settled is not None and settled.state.is_final:
                 await cp.hosts.kill(host, row.id, row.generation)
             return settled
@@ -165,7 +220,7 @@ async def apply(
 async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None) -> SandboxRow:
     room = cp.config.room
     found = await templates.resolve(cp, wanted.team_id, wanted.template)
-    wanted = replace(wanted, template=found.name)
+    wanted = replace(_checked(wanted), template=found.name)
     if (saved := found.snapshot) is not None:
         wanted = replace(wanted, vcpus=saved.vcpus, memory_mb=saved.memory_mb, disk_mb=saved.disk_mb)
     candidates = await placement.choices(
@@ -236,6 +291,19 @@ async def _no_host(cp: ControlPlane, found: Resolved) -> Unavailable:
         "no host has room for this sandbox now",
         code="no_hosts_available",
         hint="ask for less memory or disk, end sandboxes that are not needed, or add a host",
+    )
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    """:raises InvalidRequest: it contradicts itself"""
+    if not wanted.pause_memory and wanted.on_timeout != "pause":
+        raise InvalidRequest("pause_memory is false, but on_timeout is not pause: nothing would be paused")
+    if not wanted.pause_memory and wanted.auto_resume:
+        raise InvalidRequest(
+            "pause_memory is false: such a sandbox boots when it resumes, auto_resume cannot wake it"
+        )
+    return replace(
+        wanted, network=egress.checked(wanted.network), mask_host=egress.checked_mask_host(wanted.mask_host)
     )
 
 
@@ -348,10 +416,11 @@ async def _kill(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
             if killing is None:
                 continue  # it changed under us: look again
             cp.routes.forget(row.id)
-            return await _end(cp, killing)
+            return await end(cp, killing)
 
 
-async def _end(cp: ControlPlane, row: SandboxRow) -> None:
+async def end(cp: ControlPlane, row: SandboxRow) -> None:
+    """The rest of a kill, whose intent is written: the row is `killing`."""
     try:
         if row.host_id is not None:
             await cp.hosts.kill(await host_of(cp, row), row.id, row.generation)
@@ -362,32 +431,6 @@ async def _end(cp: ControlPlane, row: SandboxRow) -> None:
     await db_sandboxes.settle(
         cp.db, row.id, row.generation, [State.KILLING], State.KILLED, reason=row.reason or Reason.USER
     )
-
-
-# Timeout
-
-
-async def _set_timeout(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int) -> SandboxRow:
-    row = await get(cp, team_id, sandbox_id)
-    expires: datetime | None = None
-    if row.state is State.RUNNING:
-        message = agent.Timeout(
-            generation=row.generation,
-            ttl_sec=timeout_sec or None,
-            on_timeout=row.on_timeout,
-            pause_memory=row.pause_memory,
-        )
-        try:
-            report = await cp.hosts.timeout(await host_of(cp, row), row.id, message)
-        except WrennError as error:
-            raise as_answer(error, "change the timeout of") from error
-        expires = decide.expires_at(report)
-    elif row.state is not State.PAUSED:
-        raise Conflict(f"cannot change the timeout of sandbox {row.id}: it is {row.state}")
-    updated = await db_sandboxes.set_timeout(cp.db, row.id, row.generation, timeout_sec, expires)
-    if updated is None:
-        raise changed(row)
-    return updated
 
 
 # Errors

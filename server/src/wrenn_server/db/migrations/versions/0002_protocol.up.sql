@@ -13,6 +13,27 @@ UPDATE sandboxes SET image = template;
 CREATE INDEX sandboxes_snapshot ON sandboxes (snapshot_id)
     WHERE snapshot_id IS NOT NULL AND state NOT IN ('failed', 'killed');
 
+-- What lists filter by
+
+CREATE INDEX sandboxes_template ON sandboxes (team_id, template_id, created_at DESC, id DESC)
+    WHERE state NOT IN ('failed', 'killed');
+CREATE INDEX sandboxes_metadata ON sandboxes USING gin (metadata jsonb_path_ops)
+    WHERE state NOT IN ('failed', 'killed') AND metadata <> '{}';
+
+-- Channel `wrenn`: also that a pause or resume has ended, for those who wait for it
+
+CREATE OR REPLACE FUNCTION sandboxes_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('wrenn', CASE OLD.state WHEN 'running' THEN 'sandbox ' ELSE 'settled ' END || NEW.id);
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER sandboxes_notify AFTER UPDATE ON sandboxes
+    FOR EACH ROW WHEN (
+        OLD.state IN ('running', 'pausing', 'resuming') AND NEW.state <> OLD.state
+        OR OLD.state = 'running'
+            AND (NEW.generation <> OLD.generation OR NEW.host_id IS DISTINCT FROM OLD.host_id))
+    EXECUTE FUNCTION sandboxes_notify();
+
 -- Templates. `image`: the root file system that hosts know it by; null for those that are made of snapshots
 
 ALTER TABLE templates ADD COLUMN image text;
