@@ -5,33 +5,27 @@ socket, and samples get a label `worker`.
 """
 
 import asyncio
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
 import structlog
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    Metric,
-    PlatformCollector,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Metric, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from wrenn_server.controlplane.workers import Place
 from wrenn_server.edge.listener import Listener
-from wrenn_server.edge.target import Answer, Exchange, Peer, Tunnel, Upstream
+from wrenn_server.edge.target import Answer, Exchange, Peer, Upstream
 from wrenn_server.wire.head import Head
 from wrenn_server.wire.http1 import Connection, Timeouts
 from wrenn_server.wire.stream import connect_unix
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
-
-
 _MOST = 16 * 1024 * 1024  # bytes of one worker's numbers
 _TIMEOUT = 2.0  # seconds for another worker to give its numbers
 
@@ -59,22 +53,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self._requests = Counter(
-            "wrenn_edge_requests_total",
-            "Finished requests to the public port",
-            ["to", "status"],
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "wrenn_edge_request_seconds",
-            "From a request's head to the end of its answer",
-            ["to"],
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
-        self._bytes = Counter(
-            "wrenn_edge_bytes_total", "Bytes of bodies", ["to", "direction"], registry=self.registry
-        )
+        self._requests = Requests()
+        self.registry.register(self._requests)
 
     async def text(self) -> bytes:
         """In Prometheus's text format, of all workers."""
@@ -88,22 +68,54 @@ class Metrics:
         return generate_latest(merged)
 
     def observe(self, exchange: Exchange) -> None:
-        to = _kind(exchange.to)
-        # By class of status, so that no client can make series without end.
-        self._requests.labels(to, f"{exchange.status // 100}xx" if exchange.status else "aborted").inc()
-        self._seconds.labels(to).observe(exchange.seconds)
-        self._bytes.labels(to, "in").inc(exchange.received)
-        self._bytes.labels(to, "out").inc(exchange.sent)
+        self._requests.observe(exchange)
 
 
-def _kind(to: Upstream | Answer | Tunnel) -> str:
-    match to:
-        case Upstream(group=None):
-            return "api"
-        case Upstream():
-            return "sandbox"
-        case _:
-            return "edge"
+class _Numbers(msgspec.Struct):
+    """Of the requests to one kind of target."""
+
+    by_status: Counter[int] = msgspec.field(default_factory=Counter[int])
+    """By class, 2 for 2xx and so on, 0 for aborted: no client can make series without end."""
+    by_seconds: list[int] = msgspec.field(default_factory=lambda: [0] * (len(_BUCKETS) + 1))
+    seconds: float = 0.0
+    received: int = 0
+    sent: int = 0
+
+
+class Requests(Collector):
+    """Counted without locks and labels, on the one thread that serves: this is done for each request."""
+
+    def __init__(self) -> None:
+        self._to = {"api": _Numbers(), "sandbox": _Numbers(), "edge": _Numbers()}
+
+    def observe(self, exchange: Exchange) -> None:
+        to = exchange.to
+        kind = "edge" if not isinstance(to, Upstream) else "api" if to.group is None else "sandbox"
+        numbers = self._to[kind]
+        numbers.by_status[exchange.status // 100] += 1
+        numbers.by_seconds[bisect_left(_BUCKETS, exchange.seconds)] += 1
+        numbers.seconds += exchange.seconds
+        numbers.received += exchange.received
+        numbers.sent += exchange.sent
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "wrenn_edge_requests", "Finished requests to the public port", labels=["to", "status"]
+        )
+        seconds = HistogramMetricFamily(
+            "wrenn_edge_request_seconds", "From a request's head to the end of its answer", labels=["to"]
+        )
+        passed = CounterMetricFamily("wrenn_edge_bytes", "Bytes of bodies", labels=["to", "direction"])
+        limits = [*(str(limit) for limit in _BUCKETS), "+Inf"]
+        for to, numbers in self._to.items():
+            for status, count in sorted(numbers.by_status.items()):
+                requests.add_metric([to, f"{status}xx" if status else "aborted"], count)
+            seconds.add_metric(
+                [to], list(zip(limits, accumulate(numbers.by_seconds), strict=True)), numbers.seconds
+            )
+            passed.add_metric([to, "in"], numbers.received)
+            passed.add_metric([to, "out"], numbers.sent)
+        return requests, seconds, passed
 
 
 @asynccontextmanager

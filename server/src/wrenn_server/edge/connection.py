@@ -48,6 +48,7 @@ from wrenn_server.wire.stream import Stream
 _FINISH = 10.0  # seconds for a client to take the end of its last response
 _DISCARD = 4 * 1024 * 1024  # bytes of unread input, so that the answer is not lost to a RST
 _FOREVER = float("inf")
+_INTERNAL = answers.internal()
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +121,8 @@ class Connection:
     async def _one(self) -> bool:
         """One request; True when a next one may follow."""
         stream = self.stream
-        first = await stream.read()
-        if not first:
+        if not await stream.readable():
             return False
-        stream.unread(first)
         self._in_head = True
         self._deadline = min(self._deadline, self._loop.time() + self.service.limits.head)
         try:
@@ -162,7 +161,7 @@ class Connection:
         started = time.perf_counter()  # uvloop rounds its own clock to milliseconds
         passage = Passage(self.stream, head, framing, self.service.pool, self.service.limits.connect)
         self._passage = passage
-        target = answers.internal()
+        target: Target = _INTERNAL
         try:
             target = await self._target(head)
             try:
@@ -212,7 +211,7 @@ class Connection:
             return answers.from_error(error)
         except Exception:
             logger.exception("the route of %s %s failed", head.method, head.path)
-            return answers.internal()
+            return _INTERNAL
         if isinstance(target, Answer) or isinstance(target, Tunnel) == (head.method == "CONNECT"):
             return target
         return answers.problem(405, "method_not_allowed", "CONNECT is not for this address")

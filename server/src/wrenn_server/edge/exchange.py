@@ -1,8 +1,8 @@
 """One request through one upstream: connect or reuse, send, stream the response back.
 
 ```
-client ──head──► onward, rewrite ──► upstream        upload: inline when it is here already, else a task
-client ◄─head─── returned, rewrite ◄── upstream      the connection's own task streams the response
+client ──head──► rewrite, outgoing ──► upstream        upload: inline when it is here already, else a task
+client ◄─head── delivered, rewrite ◄── upstream      the connection's own task streams the response
 ```
 The client's disconnect cancels the connection's task, and the `finally` below resets the upstream. The upstream's
 death surfaces as ConnectionError: before the response an answer is sent, within it the client's connection ends
@@ -87,14 +87,12 @@ class Passage:
 
     async def forward(self, target: Upstream) -> None:
         """:raises Broken: before anything was sent to the client"""
-        head = heads.onward(self.head)
-        if target.rewrite is not None:
-            head = target.rewrite(head)
+        head = self.head if target.rewrite is None else target.rewrite(self.head)
         upgrade = _upgrade(self.head, self.framing) if target.upgrade else None
         data = heads.outgoing(head, self.framing, upgrade=upgrade, reusable=target.key is not None)
         replayable = self.framing.kind == "none" and head.method in _IDEMPOTENT
-        loop = asyncio.get_running_loop()
-        stream = self.pool.take(target.key, loop.time()) if target.key is not None and not upgrade else None
+        now = asyncio.get_running_loop().time
+        stream = self.pool.take(target.key, now()) if target.key is not None and not upgrade else None
         response = None
         if stream is not None:
             try:
@@ -114,9 +112,12 @@ class Passage:
             self.pool.drop(target.group, stream)
             raise
         finally:
-            await self._end_upload()
+            if self._upload is not None:
+                await self._end_upload()
+            else:
+                self.received = self.request.received
         if reusable and target.key is not None:
-            self.pool.put(target.key, target.group, stream, loop.time() + target.keep)
+            self.pool.put(target.key, target.group, stream, now() + target.keep)
         else:
             self.pool.drop(target.group, stream)
 
@@ -184,7 +185,7 @@ class Passage:
             if response.status >= 200 or response.status == 101:
                 return response
             if self.head.minor:  # 100 Continue, 103 Early Hints
-                self.client.write(heads.delivered(heads.returned(response), chunked=False, close=False))
+                self.client.write(heads.delivered(response, chunked=False, close=False))
         raise BadHead("too many interim responses")
 
     async def _deliver(self, stream: Stream, response: ResponseHead, target: Upstream) -> bool:
@@ -194,9 +195,7 @@ class Passage:
             framing = response_framing(self.head.method, response)
         except BadHead as error:
             raise Broken(target.broken or answers.upstream_broke_off()) from error
-        shown = heads.returned(response)
-        if target.rewrite_response is not None:
-            shown = target.rewrite_response(shown)
+        shown = response if target.rewrite_response is None else target.rewrite_response(response)
         open_ended = framing.kind in ("chunked", "close")
         chunked = open_ended and self.head.minor == 1
         keep = not wants_close(self.head) and (chunked or not open_ended)

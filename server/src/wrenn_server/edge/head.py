@@ -4,11 +4,11 @@ Pure. Everything about the hop between client and edge ends here, so that no hea
 between edge and upstream.
 """
 
+import random
 import re
-import secrets
 
 from wrenn_server.edge.target import Peer
-from wrenn_server.wire.head import BadHead, Framing, Head, Headers, ResponseHead
+from wrenn_server.wire.head import BadHead, Framing, Head, Headers, ResponseHead, encode
 
 _HOP = frozenset(
     {
@@ -26,7 +26,17 @@ _HOP = frozenset(
 )
 _NOT_NAMED = frozenset({"host", "content-length", "x-request-id"})
 """`Connection: host` must not take away what framing and routing stand on."""
-_FORWARDED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip"})
+_REQUEST_ID_NAME = frozenset({"x-request-id"})
+_CLAIMED = _REQUEST_ID_NAME | {
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "forwarded",
+    "x-real-ip",
+}
+"""What only a peer that we trust may say."""
+_CHUNKED = "Transfer-Encoding: chunked\r\n"
+_CLOSE = "Connection: close\r\n"
 _HOST = re.compile(r"[A-Za-z0-9.\-_]*(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?", re.ASCII)
 _AUTHORITY = re.compile(r"[A-Za-z0-9.\-_]+:[0-9]{1,5}", re.ASCII)
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
@@ -49,18 +59,33 @@ def admitted(head: Head, peer: Peer, *, trusted: bool) -> Head:
     target = _target(head, host)
     request_id = head.fields.get("x-request-id") if trusted else None
     if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-        request_id = f"req_{secrets.token_hex(10)}"
-    forged = {"x-request-id"} if trusted else {"x-request-id", *_FORWARDED}
-    headers = [*(_without(head.headers, forged) if not forged.isdisjoint(head.fields) else head.headers)]
+        request_id = f"req_{random.getrandbits(80):020x}"
+    scheme = "https" if peer.tls else "http"
+    if not trusted and peer.host and _CLAIMED.isdisjoint(head.fields):  # nearly always
+        headers = (
+            *head.headers,
+            ("X-Request-Id", request_id),
+            ("X-Forwarded-For", peer.host),
+            ("X-Forwarded-Proto", scheme),
+            ("X-Forwarded-Host", host),
+        )
+        fields = {
+            **head.fields,
+            "x-request-id": request_id,
+            "x-forwarded-for": peer.host,
+            "x-forwarded-proto": scheme,
+            "x-forwarded-host": host,
+        }
+        return Head(headers, fields, head.method, target, head.minor)
+    kept = [*_without(head.headers, _REQUEST_ID_NAME if trusted else _CLAIMED), ("X-Request-Id", request_id)]
     if peer.host:
         if not trusted:
-            headers.append(("X-Forwarded-For", peer.host))
+            kept.append(("X-Forwarded-For", peer.host))
         if not trusted or "x-forwarded-proto" not in head.fields:
-            headers.append(("X-Forwarded-Proto", "https" if peer.tls else "http"))
+            kept.append(("X-Forwarded-Proto", scheme))
         if not trusted or "x-forwarded-host" not in head.fields:
-            headers.append(("X-Forwarded-Host", host))
-    headers.append(("X-Request-Id", request_id))
-    return Head.of(head.method, target, headers, head.minor)
+            kept.append(("X-Forwarded-Host", host))
+    return Head.of(head.method, target, kept, head.minor)
 
 
 def is_navigation(head: Head) -> bool:
@@ -75,43 +100,26 @@ def is_navigation(head: Head) -> bool:
     return mode == "navigate" if mode else head.fields.get("upgrade-insecure-requests") == "1"
 
 
-def onward(head: Head) -> Head:
-    """Without what belongs to the hop from the client."""
-    return Head.of(head.method, head.target, _end_to_end(head))
-
-
 def outgoing(head: Head, framing: Framing, *, upgrade: str | None, reusable: bool) -> bytes:
-    """The bytes for the upstream: `onward`, rewritten, plus our own hop's headers."""
-    own: list[tuple[str, str]] = []
-    if framing.kind == "chunked":
-        own.append(("Transfer-Encoding", "chunked"))
+    """The bytes for the upstream: without what belongs to the hop from the client, plus our own hop's headers."""
+    own = _CHUNKED if framing.kind == "chunked" else ""
     if upgrade:
-        own += [("Connection", "Upgrade"), ("Upgrade", upgrade)]
+        own += f"Connection: Upgrade\r\nUpgrade: {upgrade}\r\n"
     elif not reusable:
-        own.append(("Connection", "close"))
-    return Head(head.headers + tuple(own), head.fields, head.method, head.target).encode()
-
-
-def returned(head: ResponseHead) -> ResponseHead:
-    """The upstream's response without what belongs to the hop to the upstream."""
-    return ResponseHead.of(head.status, _end_to_end(head), head.reason)
+        own += _CLOSE
+    return encode(f"{head.method} {head.target} HTTP/1.1", _end_to_end(head), own)
 
 
 def delivered(head: ResponseHead, *, chunked: bool, close: bool) -> bytes:
-    """The bytes for the client: `returned`, rewritten, plus the framing that the client gets."""
-    own: list[tuple[str, str]] = []
-    if chunked:
-        own.append(("Transfer-Encoding", "chunked"))
-    if close:
-        own.append(("Connection", "close"))
-    return ResponseHead(head.headers + tuple(own), head.fields, head.status, head.reason).encode()
+    """The bytes for the client: without what belongs to the hop to the upstream, plus the framing that the client gets."""
+    own = (_CHUNKED if chunked else "") + (_CLOSE if close else "")
+    return encode(f"HTTP/1.1 {head.status} {head.reason}", _end_to_end(head), own)
 
 
 def switched(head: ResponseHead) -> bytes:
     """101 for the client."""
-    protocol = head.fields.get("upgrade", "")
-    own = (("Connection", "Upgrade"), ("Upgrade", protocol))
-    return ResponseHead(_end_to_end(head) + own, {}, 101, head.reason).encode()
+    own = f"Connection: Upgrade\r\nUpgrade: {head.fields.get('upgrade', '')}\r\n"
+    return encode(f"HTTP/1.1 101 {head.reason}", _end_to_end(head), own)
 
 
 def _target(head: Head, host: str) -> str:
@@ -140,4 +148,4 @@ def _end_to_end(head: Head | ResponseHead) -> Headers:
 
 
 def _without(headers: Headers, names: frozenset[str] | set[str]) -> Headers:
-    return tuple(line for line in headers if line[0].lower() not in names)
+    return tuple([line for line in headers if line[0].lower() not in names])

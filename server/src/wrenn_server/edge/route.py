@@ -8,6 +8,7 @@ import base64
 import binascii
 import hmac
 import re
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -65,9 +66,9 @@ class Refuse(msgspec.Struct, frozen=True):
 def route(head: Head) -> ToApi | ToSandbox | Refuse:
     """:param head: as the listener hands it on: origin-form target, one Host"""
     host = head.fields.get("host", "")
-    label = _LABEL.fullmatch(host.lower().partition(".")[0].partition(":")[0])
-    if label:
-        port, sandbox_id = label.groups()
+    named = _named(host)
+    if named is not None:
+        port, sandbox_id = named
     elif "e2b-sandbox-id" in head.fields or "e2b-sandbox-port" in head.fields:
         sandbox_id = head.fields.get("e2b-sandbox-id", "")
         port = head.fields.get("e2b-sandbox-port", "")
@@ -81,8 +82,16 @@ def route(head: Head) -> ToApi | ToSandbox | Refuse:
     return _to_sandbox(head, host, port, sandbox_id)
 
 
+@lru_cache(maxsize=4096)
+def _named(host: str) -> tuple[str, str] | None:
+    """Port and sandbox, as they are written in the host name."""
+    label = _LABEL.fullmatch(host.lower().partition(".")[0].partition(":")[0])
+    return None if label is None else (label[1], label[2])
+
+
 def _to_sandbox(head: Head, host: str, port: str, sandbox_id: str) -> ToSandbox | Refuse:
-    if not _PORT.fullmatch(port) or int(port) > 65535:
+    number = int(port) if _PORT.fullmatch(port) else 0
+    if not 1 <= number <= 65535:
         return Refuse(answers.bad_address("the port of the sandbox is not a number from 1 to 65535"))
     known = parse_sandbox_id(sandbox_id)
     if known is None:
@@ -91,9 +100,9 @@ def _to_sandbox(head: Head, host: str, port: str, sandbox_id: str) -> ToSandbox 
         return Refuse(
             answers.problem(405, "method_not_allowed", "a sandbox's port takes requests, not tunnels")
         )
-    if int(port) == envd.PORT and not _ENVD_PATH.fullmatch(head.path):
+    if number == envd.PORT and not _ENVD_PATH.fullmatch(head.path):
         return Refuse(answers.no_such_path())
-    return ToSandbox(known, int(port), host)
+    return ToSandbox(known, number, host)
 
 
 def carries(head: Head, traffic_token: str) -> bool:

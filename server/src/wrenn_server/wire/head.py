@@ -8,6 +8,7 @@ Text is Latin-1 on both ways, so that any byte a head may carry survives unchang
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, Self
 
 import msgspec
@@ -16,11 +17,16 @@ MAX_HEAD = 64 * 1024
 """Bytes of a head with its blank line."""
 MAX_HEADERS = 200
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Possessive: each byte is looked at once, whatever comes.
-_FIELDS = rb"((?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
-_REQUEST = re.compile(rb"(" + _TOKEN + rb"{1,64}+) ([\x21-\x7e\x80-\xff]++) HTTP/(\d)\.(\d)\r\n" + _FIELDS)
-_RESPONSE = re.compile(rb"HTTP/(\d)\.(\d) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
+_FIELDS = r"((?:" + _NAME + r"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+_VERSION = r"HTTP/([0-9]\.[0-9])"
+_REQUEST = re.compile(rf"({_NAME}{{1,64}}+) ([\x21-\x7e\x80-\xff]++) {_VERSION}\r\n{_FIELDS}")
+_RESPONSE = re.compile(rf"{_VERSION} ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n{_FIELDS}")
+_LINE = re.compile(r"([^:]++):[\t ]*+([^\r]*[^\t\r ]|)[\t ]*+\r\n")
+"""A line that is known to be one: its name, and its value without the blanks around it."""
+_SHORT = 1024  # bytes of a head that is worth remembering
+_MINORS = {"1.1": 1, "1.0": 0}
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 Headers = tuple[tuple[str, str], ...]
@@ -63,7 +69,11 @@ class _Fields(msgspec.Struct, frozen=True):
     def tokens(self, name: str) -> set[str]:
         """Members of a comma-separated field, lower case: `Connection`, `Upgrade`."""
         value = self.fields.get(name)
-        return {token.strip().lower() for token in value.split(",")} if value else set()
+        if not value:
+            return set()
+        if "," not in value:
+            return {value.strip().lower()}
+        return {token.strip().lower() for token in value.split(",")}
 
 
 class Head(_Fields, frozen=True):
@@ -81,7 +91,7 @@ class Head(_Fields, frozen=True):
         return cls(headers, index(headers), method, target, minor)
 
     def encode(self) -> bytes:
-        return _encode(f"{self.method} {self.target} HTTP/1.{self.minor}\r\n", self.headers)
+        return encode(f"{self.method} {self.target} HTTP/1.{self.minor}", self.headers)
 
     @property
     def path(self) -> str:
@@ -100,30 +110,40 @@ class ResponseHead(_Fields, frozen=True):
         return cls(headers, index(headers), status, reason, minor)
 
     def encode(self) -> bytes:
-        return _encode(f"HTTP/1.{self.minor} {self.status} {self.reason}\r\n", self.headers)
+        return encode(f"HTTP/1.{self.minor} {self.status} {self.reason}", self.headers)
 
 
 def parse_request(data: bytes) -> Head:
     """:param data: from the first byte through the blank line
     :raises BadHead: anything else than one well-formed head
     """
-    match = _REQUEST.fullmatch(data)
-    if match is None:
-        raise _diagnosis(data, "request line")
-    method, target, major, minor, block = match.groups()
-    headers, fields = _split(block)
-    return Head(headers, fields, method.decode("ascii"), target.decode("latin-1"), _minor(major, minor))
+    return _request(data) if len(data) <= _SHORT else _request.__wrapped__(data)
 
 
 def parse_response(data: bytes) -> ResponseHead:
     """:raises BadHead:"""
-    match = _RESPONSE.fullmatch(data)
+    return _response(data) if len(data) <= _SHORT else _response.__wrapped__(data)
+
+
+# A client that polls, and a server that is polled, send the same head again and again.
+@lru_cache(maxsize=1024)
+def _request(data: bytes) -> Head:
+    match = _REQUEST.fullmatch(data.decode("latin-1"))
+    if match is None:
+        raise _diagnosis(data, "request line")
+    method, target, version, block = match.groups()
+    headers = _split(block)
+    return Head(headers, index(headers), method, target, _minor(version))
+
+
+@lru_cache(maxsize=1024)
+def _response(data: bytes) -> ResponseHead:
+    match = _RESPONSE.fullmatch(data.decode("latin-1"))
     if match is None:
         raise _diagnosis(data, "status line")
-    major, minor, status, reason, block = match.groups()
-    headers, fields = _split(block)
-    text = reason.decode("latin-1") if reason else ""
-    return ResponseHead(headers, fields, int(status), text, _minor(major, minor))
+    version, status, reason, block = match.groups()
+    headers = _split(block)
+    return ResponseHead(headers, index(headers), int(status), reason or "", _minor(version))
 
 
 def request_framing(head: Head) -> Framing:
@@ -148,6 +168,12 @@ def response_framing(method: str, head: ResponseHead) -> Framing:
     return UNTIL_CLOSE if framing is None else framing
 
 
+def encode(first: str, headers: Headers, more: str = "") -> bytes:
+    """:param more: whole lines, with their CRLF"""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    return f"{first}\r\n{lines}{more}\r\n".encode("latin-1")
+
+
 def wants_upgrade(head: Head) -> str | None:
     """The protocol, lower case, that the request wants to switch to."""
     upgrade = head.fields.get("upgrade")
@@ -156,30 +182,25 @@ def wants_upgrade(head: Head) -> str | None:
 
 def wants_close(head: Head | ResponseHead) -> bool:
     """True when the connection ends with this message. A persistent HTTP/1.0 connection is not worth its rules."""
-    return head.minor == 0 or "close" in head.tokens("connection")
+    return head.minor == 0 or ("connection" in head.fields and "close" in head.tokens("connection"))
 
 
 def index(headers: Headers) -> dict[str, str]:
-    fields: dict[str, str] = {}
+    fields = {name.lower(): value for name, value in headers}
+    if len(fields) == len(headers):
+        return fields
+    fields.clear()
     for name, value in headers:
         lower = name.lower()
         fields[lower] = f"{fields[lower]}, {value}" if lower in fields else value
     return fields
 
 
-def _split(block: bytes) -> tuple[Headers, dict[str, str]]:
-    lines = block.decode("latin-1").split("\r\n")
-    if len(lines) > MAX_HEADERS + 1:
+def _split(block: str) -> Headers:
+    headers = tuple(_LINE.findall(block))
+    if len(headers) > MAX_HEADERS:
         raise BadHead(f"more than {MAX_HEADERS} headers", 431)
-    headers: list[tuple[str, str]] = []
-    fields: dict[str, str] = {}
-    for line in lines[:-1]:
-        name, _, value = line.partition(":")
-        value = value.strip(" \t")
-        headers.append((name, value))
-        lower = name.lower()
-        fields[lower] = f"{fields[lower]}, {value}" if lower in fields else value
-    return tuple(headers), fields
+    return headers
 
 
 def _framing(fields: dict[str, str], minor: int) -> Framing | None:
@@ -200,14 +221,11 @@ def _framing(fields: dict[str, str], minor: int) -> Framing | None:
     return Framing("length", int(length)) if int(length) else NO_BODY
 
 
-def _minor(major: bytes, minor: bytes) -> int:
-    if major != b"1" or minor not in (b"0", b"1"):
+def _minor(version: str) -> int:
+    minor = _MINORS.get(version)
+    if minor is None:
         raise BadHead("only HTTP/1.0 and HTTP/1.1 are spoken here", 505)
-    return int(minor)
-
-
-def _encode(first: str, headers: Headers) -> bytes:
-    return "".join([first, *[f"{name}: {value}\r\n" for name, value in headers], "\r\n"]).encode("latin-1")
+    return minor
 
 
 def _diagnosis(data: bytes, first: str) -> BadHead:

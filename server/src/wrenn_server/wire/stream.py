@@ -65,9 +65,18 @@ class Stream(asyncio.Protocol):
 
         :raises ConnectionError: the connection broke
         """
+        if not self._chunks and not await self.readable():
+            return b""
+        return self.take()
+
+    async def readable(self) -> bool:
+        """Waits until there is something to read; False after FIN.
+
+        :raises ConnectionError: the connection broke
+        """
         while not self._chunks:
             if self.eof:
-                return b""
+                return False
             if self.lost:
                 raise self.broken()
             self._reader = asyncio.get_running_loop().create_future()
@@ -75,7 +84,7 @@ class Stream(asyncio.Protocol):
                 await self._reader
             finally:
                 self._reader = None
-        return self.take()
+        return True
 
     def take(self) -> bytes:
         """What `read` would give without waiting: b"" when there is nothing now."""
@@ -105,13 +114,16 @@ class Stream(asyncio.Protocol):
         :raises BadHead: longer than limit, or a line that does not end in CRLF
         :raises ConnectionError: the connection broke or ended inside the head
         """
-        data = await self.read()
+        data = self.take() or await self.read()
         if not data:
             return None
         end = data.find(b"\r\n\r\n")
         if end >= 0:  # nearly always: the whole head in one piece
-            self.unread(data[end + 4 :])
-            return self._bounded(data[: end + 4], limit)
+            end += 4
+            if end == len(data) <= limit:
+                return data
+            self.unread(data[end:])
+            return self._bounded(data[:end], limit)
         head = bytearray(data)
         while True:
             if _BARE_LF.search(head, len(head) - len(data)):
