@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wrenn_server.hostagent.vmm import template_memory
-from wrenn_server.hostagent.vmm.disk import copy_sparse
 from wrenn_server.hostagent.vmm.template_memory import TemplateMemory
+from wrenn_server.linux.files import copy_sparse
 
 MIB = 1 << 20
 

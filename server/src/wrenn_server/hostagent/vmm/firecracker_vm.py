@@ -8,12 +8,12 @@ from typing import Any
 
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.hostagent.vmm.console import Tail
-from wrenn_server.hostagent.vmm.disk import copy, require_space
 from wrenn_server.hostagent.vmm.firecracker_api import ApiClosed, FirecrackerApi
 from wrenn_server.hostagent.vmm.jailer import MEMORY_OUT, STATE_OUT, Jail
 from wrenn_server.hostagent.vmm.manifest import Manifest
 from wrenn_server.hostagent.vmm.running import RunningVm
 from wrenn_server.linux.cgroup import Cgroup
+from wrenn_server.linux.files import copy, require_space
 from wrenn_server.linux.process import Process
 
 _SNAPSHOT_TIMEOUT = 60.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wrenn_server.hostagent.vmm.disk import copy_sparse, create
 from wrenn_server.hostagent.vmm.qemu_command import MEMORY
 from wrenn_server.linux import memory as pages
+from wrenn_server.linux.files import copy_sparse, create
 
 NAME, CHANGES = "memory", "changes"
 

@@ -9,12 +9,12 @@ from typing import Any, Self
 from wrenn_server.hostagent.vmm import memory_image
 from wrenn_server.hostagent.vmm.base import Place, VmmError
 from wrenn_server.hostagent.vmm.console import Tail
-from wrenn_server.hostagent.vmm.disk import create, require_space
 from wrenn_server.hostagent.vmm.manifest import Manifest
 from wrenn_server.hostagent.vmm.memory_image import Base
 from wrenn_server.hostagent.vmm.qmp import Qmp, QmpClosed
 from wrenn_server.hostagent.vmm.running import RunningVm
 from wrenn_server.linux.cgroup import Cgroup
+from wrenn_server.linux.files import create, require_space
 from wrenn_server.linux.process import Process
 
 _START_TIMEOUT = 30.0
