@@ -7,6 +7,8 @@ import (
 	"log"
 	"net/http"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wrenn-dev/wrenn/envd/internal/auth"
 	"github.com/wrenn-dev/wrenn/envd/internal/files"
 	"github.com/wrenn-dev/wrenn/envd/internal/guest"
@@ -63,6 +65,12 @@ func (s *Server) envs(w http.ResponseWriter, _ *http.Request) {
 		env = map[string]string{}
 	}
 	writeJSON(w, env)
+}
+
+// sync has all file systems written out: what was written before is on the disk when it answers.
+func (s *Server) sync(w http.ResponseWriter, _ *http.Request) {
+	unix.Sync()
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // withToken admits only requests that carry the token of this life.

@@ -60,6 +60,7 @@ func New(machine *guest.Guest) *Server {
 	api.Handle("GET /tunnel", tunnel.NewHandler(s.lives.forget))
 	api.HandleFunc("GET /metrics", s.metrics)
 	api.HandleFunc("GET /envs", s.envs)
+	api.HandleFunc("POST /sync", s.sync)
 	open := http.NewServeMux()
 	open.HandleFunc("GET /health", s.health)
 	open.HandleFunc("POST /init", s.init)

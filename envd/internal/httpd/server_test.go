@@ -128,9 +128,11 @@ func TestTokenIsNeeded(t *testing.T) {
 		f.want(f.do("GET", "/files?path=/etc/hosts", "", "X-Access-Token", token), 401, unauthorized)
 		f.want(f.do("POST", "/files/compose", "{}", "X-Access-Token", token), 401, unauthorized)
 		f.want(f.do("GET", "/tunnel?port=1", "", "X-Access-Token", token, "Connection", "Upgrade", "Upgrade", "tcp"), 401, unauthorized)
+		f.want(f.do("POST", "/sync", "", "X-Access-Token", token), 401, unauthorized)
 		f.want(f.do("POST", "/init", `{"accessToken":"mine"}`, "X-Access-Token", token), 401, unauthorized)
 	}
 	f.want(f.do("POST", "/process.Process/List", "{}", rpc("secret")...), 200, "{}")
+	f.want(f.do("POST", "/sync", "", "X-Access-Token", "secret"), 204, "")
 	f.want(f.do("GET", "/health", ""), 204, "")
 }
 
