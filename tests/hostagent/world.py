@@ -41,6 +41,9 @@ class FakeEnvd:
         self.inits: list[dict[str, Any]] = []
         self.runs: list[str] = []
         self.refuse = False
+        self.syncs = 0
+        self.hangs = False
+        """It never finishes a sync."""
         self.metrics = b"{}"
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -64,12 +67,22 @@ class FakeEnvd:
                 self.runs.append(envd.Envelopes().feed(body).__next__()[1].decode())
             if head.startswith("POST /init "):
                 status = self._init(json.loads(body), fields.get("x-access-token"))
+            if head.startswith("POST /sync "):
+                status = await self._sync(fields.get("x-access-token"))
             if head.startswith("GET /metrics "):
                 status, answer = 200, self.metrics
             framing = f"Content-Length: {len(answer)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 {status} Answer\r\n{framing}\r\n\r\n".encode() + answer)
             await writer.drain()
         writer.close()
+
+    async def _sync(self, proof: str | None) -> int:
+        if self.token and proof != self.token:
+            return 401
+        if self.hangs:
+            await asyncio.Event().wait()
+        self.syncs += 1
+        return 204
 
     def _init(self, body: dict[str, Any], proof: str | None) -> int:
         if self.refuse:
@@ -156,7 +169,6 @@ class FakeDriver:
         return "1"
 
     def boot(self, spec: VmSpec, place: Place, *, template: bool = False) -> Any:
-        assert template
         self.boots += 1
         return self._started(spec, place, None)
 

@@ -56,8 +56,8 @@ def id(paths: Paths) -> str:
 async def save(store: Snapshots, id: str, generation: int, *, memory: bytes = b"m" * 100) -> Path:
     image = store.images.pin(store.images.folder / "minimal.ext4")
     async with store.saving(id, generation, memory_mb=1, image=image) as directory:
-        (directory / "state").write_bytes(b"device state")
-        (directory / "memory").write_bytes(memory)
+        (directory / "memory" / "state").write_bytes(b"device state")
+        (directory / "memory" / "memory").write_bytes(memory)
     return store.paths.snapshot(id, generation)
 
 

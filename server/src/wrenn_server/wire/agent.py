@@ -149,6 +149,8 @@ class SnapshotReport(msgspec.Struct, kw_only=True):
     memory: bool
     size_bytes: int
     """That it takes on the host's disk."""
+    message: str | None = None
+    """For a person: the guest did not write out its file systems, and the disk is what a power cut would leave."""
 
 
 class Prepare(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -41,7 +41,9 @@ WARM_UP = (
 """What nearly every sandbox runs first. A program that an image lacks fails, and that is all."""
 WARM_UP_TIMEOUT = 20.0
 """Seconds for each; Python's first start takes 2 s under software emulation."""
-_TIMEOUTS = http1.Timeouts(head=5.0, idle=5.0)
+PATIENCE = 5.0
+FLUSH_TIMEOUT = 10.0
+"""Seconds, beside those for the amount."""
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}")
 
 
@@ -101,6 +103,20 @@ class Guest:
         doing = f"waiting for envd to acknowledge /init within {self._start_timeout:g} s"
         return await self._until(self._start_timeout, doing, lambda: self._init(connect, init, proof))
 
+    async def flush(self, connect: Connect, token: str, *, memory_mb: int) -> None:
+        """Has the guest write out all of its file systems.
+
+        :raises GuestFailed: it did not within what its memory's share of dirty pages (a fifth) takes at 200 MB/s"""
+        seconds = FLUSH_TIMEOUT + memory_mb / 1000
+
+        async def ask() -> None:
+            headers = [("X-Access-Token", token)]
+            status, body, _ = await self._ask(connect, "POST", "/sync", headers, lambda: b"", seconds)
+            if status != 204:
+                raise GuestFailed(f"envd answered /sync with {status}: {printable(body)}")
+
+        await self._until(seconds, f"writing out the guest's file systems within {seconds:.0f} s", ask)
+
     async def metrics(self, connect: Connect, token: str) -> Metrics:
         """:raises GuestFailed:"""
 
@@ -140,9 +156,13 @@ class Guest:
         path: str,
         headers: list[tuple[str, str]],
         body: Callable[[], bytes],
+        patience: float = PATIENCE,
     ) -> tuple[int, bytes, str]:
-        """One request on a connection of its own: status, body and envd's version."""
-        connection = http1.Connection(await _connected(connect), host="envd", timeouts=_TIMEOUTS)
+        """One request on a connection of its own: status, body and envd's version.
+
+        :param patience: seconds without a byte of the answer"""
+        timeouts = http1.Timeouts(head=patience, idle=patience)
+        connection = http1.Connection(await _connected(connect), host="envd", timeouts=timeouts)
         async with connection:
             response = await connection.request(method, path, headers=headers, body=body())
             answer = await response.read(limit=ANSWER_LIMIT)
@@ -174,15 +194,13 @@ async def _connected(connect: Connect) -> stream.Stream:
             await asyncio.sleep(PAUSE)
 
 
-def incarnation(entry: Entry, envs: dict[str, str] | None = None) -> Callable[[], envd.Init]:
-    """What envd is told about itself, with the time and fresh entropy of the moment of the call.
-
-    :param envs: variables of all its processes; none leaves those that the restored guest has"""
+def incarnation(entry: Entry) -> Callable[[], envd.Init]:
+    """What envd is told about itself, with the time and fresh entropy of the moment of the call."""
 
     def init() -> envd.Init:
         return envd.Init(
             access_token=entry.access_token,
-            env_vars=envs or {},
+            env_vars=entry.envs,
             hostname=entry.id,
             timestamp=timestamp(time.time_ns()),
             entropy=entropy(),

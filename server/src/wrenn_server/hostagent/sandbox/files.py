@@ -9,6 +9,7 @@ from wrenn_server.hostagent.sandbox.journal import FILE as JOURNAL
 from wrenn_server.hostagent.sandbox.journal import unbroken
 from wrenn_server.hostagent.storage import sealed
 from wrenn_server.hostagent.storage.images import Images
+from wrenn_server.hostagent.storage.named import Named
 from wrenn_server.hostagent.storage.overlays import Overlays
 from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.hostagent.storage.sealed import Saved
@@ -27,6 +28,7 @@ class Files:
     images: Images
     overlays: Overlays
     snapshots: Snapshots
+    named: Named
     templates: Templates
 
     @classmethod
@@ -37,6 +39,7 @@ class Files:
             images=images,
             overlays=Overlays(paths.blanks),
             snapshots=Snapshots(paths, images),
+            named=Named(paths, images),
             templates=Templates(paths.templates, images),
         )
 
@@ -97,6 +100,8 @@ class Files:
         for place in self.paths.run.glob(f"{TEMPLATE}*"):
             files.remove(place)
         self.snapshots.sweep(known)
+        self.named.sweep()
         self.templates.sweep()
         self._drop_old_templates()
-        self.images.unpin([*map(Path, images), *self.snapshots.pins(known), *self.templates.pins()])
+        pins = [self.snapshots.pins(known), self.named.pins(), self.templates.pins()]
+        self.images.unpin([*map(Path, images), *(pin for found in pins for pin in found)])

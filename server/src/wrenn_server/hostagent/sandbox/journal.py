@@ -14,6 +14,7 @@ import msgspec
 from wrenn_server.linux.files import write_durably
 from wrenn_server.model import ids
 from wrenn_server.model.sandbox import Reason, State
+from wrenn_server.wire.agent import Network
 
 T = TypeVar("T")
 
@@ -37,7 +38,10 @@ class Entry(msgspec.Struct, kw_only=True):
     access_token: str
     """The one that envd asks for; for a paused sandbox the one in its memory."""
     envs: dict[str, str] = {}
+    """Of all programs that envd starts."""
     on_timeout: str = "kill"
+    pause_memory: bool = True
+    """What a pause at the end of its time keeps."""
     expires_at: float | None = None
     """Unix seconds by the host's clock, while it runs."""
     slot: int | None = None
@@ -48,6 +52,10 @@ class Entry(msgspec.Struct, kw_only=True):
     """Absolute path of the root file system that its disk lies on."""
     snapshot: int | None = None
     """Generation of the snapshot that it would resume from. None while running: what was saved before is old."""
+    saved_memory: bool | None = None
+    """Of that snapshot: whether there is more than the disk."""
+    network: Network = msgspec.field(default_factory=Network)
+    """What it may reach."""
     envd_version: str = ""
     reason: Reason | None = None
     message: str | None = None

@@ -6,12 +6,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.recipe import Box
 from wrenn_server.hostagent.vmm.base import Vm, VmExit
 from wrenn_server.model.errors import Conflict, Internal, WrennError
-from wrenn_server.wire.agent import SandboxReport
+from wrenn_server.wire.agent import Network, SandboxReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,16 @@ class Lease:
     ttl: float | None
     """Seconds from the moment it runs; None: for ever."""
     on_timeout: str
+    pause_memory: bool = True
+    """What a pause then keeps."""
     extend: bool = False
     """An end that is later already stays."""
+
+    def of(self, entry: Entry, expires_at: float | None) -> Entry:
+        """The entry of a sandbox that lives by it."""
+        return replace(
+            entry, expires_at=expires_at, on_timeout=self.on_timeout, pause_memory=self.pause_memory
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,19 @@ class Begin:
 
 
 @dataclass(slots=True)
+class Checkpoint:
+    """What is to be saved of a running sandbox, to be found in `into` when the command is answered."""
+
+    into: Path
+    """An empty directory, with an empty `memory/` in it if that is to be saved."""
+    memory: bool = True
+    of: Entry | None = None
+    """The sandbox as it was at that moment."""
+    complaint: str | None = None
+    """For a person: why its disk may not be up to date."""
+
+
+@dataclass(slots=True)
 class Call:
     """A command on its way through the inbox."""
 
@@ -46,8 +69,12 @@ class Call:
     """Start, Resume."""
     lease: Lease | None = None
     """Timeout."""
-    into: Path | None = None
-    """Fork: an empty directory for the checkpoint."""
+    checkpoint: Checkpoint | None = None
+    """Fork, Snapshot."""
+    memory: bool = True
+    """Pause: whether it is kept."""
+    network: Network | None = None
+    """Rewire."""
     answer: asyncio.Future[SandboxReport] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -88,7 +115,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """How a time with a VM ended: its memory is saved."""
+    """How a time with a VM ended: it is saved."""
 
 
 @dataclass(frozen=True, slots=True)

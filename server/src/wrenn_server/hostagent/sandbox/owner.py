@@ -7,9 +7,7 @@ Only a kill does not wait its turn: it breaks off what is going on and is then n
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Generator
 from typing import cast
 
 import structlog
@@ -17,7 +15,10 @@ from msgspec.structs import replace
 
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
-from wrenn_server.hostagent.sandbox.journal import Entry, unbroken
+from wrenn_server.hostagent.sandbox.alarm import Alarm
+from wrenn_server.hostagent.sandbox.ends import Ends
+from wrenn_server.hostagent.sandbox.interrupt import Interrupts
+from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.messages import (
     Begin,
@@ -37,11 +38,11 @@ from wrenn_server.hostagent.sandbox.messages import (
 )
 from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
 from wrenn_server.hostagent.sandbox.record import Record
-from wrenn_server.hostagent.storage.sealed import saved_in
+from wrenn_server.hostagent.sandbox.saving import Saving
 from wrenn_server.hostagent.vmm.base import Vm, VmmError
 from wrenn_server.model.errors import Internal, Unavailable, WrennError
 from wrenn_server.model.sandbox import Reason, State
-from wrenn_server.wire.agent import SandboxReport
+from wrenn_server.wire.agent import Network, SandboxReport
 
 PAUSE_RETRY = 30.0
 """Seconds until a pause at the end of the time to live is tried again after it failed."""
@@ -59,9 +60,8 @@ class Owner:
         """Of a VM that runs on although this task has ended."""
         self._host = host
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
-        self._scope: asyncio.Timeout | None = None
-        self._kills: set[int] = set()
-        self._timer: asyncio.Task[None] | None = None
+        self._interrupts = Interrupts()
+        self._alarm = Alarm(host.clock, self._expired, f"time to live of {entry.id}")
         self._current: Call | None = None
         self.settled = asyncio.Event()
         """It runs or rests: what an earlier agent left half done is done or undone."""
@@ -70,6 +70,8 @@ class Owner:
         """Nothing is left of it on this host."""
         self._log = log.bind(sandbox_id=entry.id)
         self._record = Record(host, entry, self._log)
+        self._saving = Saving(host, self._record, self._interrupts, self._log)
+        self._ends = Ends(host, self._record, self._log)
 
     @property
     def entry(self) -> Entry:
@@ -82,9 +84,7 @@ class Owner:
         if self._over:
             raise Unavailable("the sandbox has just ended, or its agent is stopping")
         if call.command is Command.KILL and call.generation >= self.entry.generation:
-            self._kills.add(id(call))
-            if self._scope is not None:
-                self._scope.reschedule(asyncio.get_running_loop().time())
+            self._interrupts.kill(call)
         self._inbox.put_nowait(call)
         return await asyncio.shield(call.answer)
 
@@ -130,12 +130,13 @@ class Owner:
                 return Begin(entry, None, lambda: recipe.adopted(self._host, entry, cast("Slot", slot)))
             case Recovery.REST:
                 files.clear(entry.id)
-                pausing = entry.state is State.PAUSING
-                await self._record.note(self._record.paused(entry.generation if pausing else entry.snapshot))
+                generation = entry.generation if entry.state is State.PAUSING else entry.snapshot
+                memory = generation is not None and files.snapshots.has_memory(entry.id, generation)
+                await self._record.note(self._record.paused(generation, memory=memory))
             case Recovery.LOSE:
                 starting = entry.state is State.STARTING
                 reason = Reason.START_FAILED if starting else Reason.VMM_CRASHED
-                await self._fail(reason, f"the agent died while it was {entry.state}", "")
+                await self._ends.failed(reason, f"the agent died while it was {entry.state}", "")
             case Recovery.KILL:
                 await self._end(None if entry.reason is Reason.TIMEOUT else nobody())
             case Recovery.KEEP:
@@ -168,7 +169,7 @@ class Owner:
         end: End | None = None
         try:
             async with contextlib.AsyncExitStack() as stack:
-                async with self._breakable():
+                async with self._interrupts.breakable():
                     self._record.show(replace(before, state=begin.entry.state))
                     box = await stack.enter_async_context(begin.open())
                     await self._runs(begin, box)
@@ -184,7 +185,7 @@ class Owner:
             case Killed(by):
                 await self._end(by)
             case Ended(_, exit):
-                await self._fail(exit.reason, exit.detail, exit.console)
+                await self._ends.failed(exit.reason, exit.detail, exit.console)
             case Leave():
                 self._over = True
             case Paused():
@@ -194,7 +195,7 @@ class Owner:
         lease, entry = begin.lease, begin.entry
         if lease is not None:
             expires = None if lease.ttl is None else self._host.clock.now() + lease.ttl
-            entry = replace(entry, expires_at=expires, on_timeout=lease.on_timeout)
+            entry = lease.of(entry, expires)
         saved = self.entry.snapshot
         await self._record.write(
             replace(
@@ -205,6 +206,8 @@ class Owner:
                 vm=box.vm.record(),
                 envd_version=box.envd_version or entry.envd_version,
                 snapshot=None,
+                saved_memory=None,
+                message=None,
             )
         )
         if saved is not None:
@@ -214,7 +217,7 @@ class Owner:
         watcher = asyncio.create_task(self._watch(box.vm), name=f"watch {self.entry.id}")
         self.box = box
         self.settled.set()
-        self._set_timer(self.entry.expires_at)
+        self._alarm.set(self.entry.expires_at)
         try:
             while True:
                 message = await self._inbox.get()
@@ -227,7 +230,7 @@ class Owner:
             raise
         finally:
             self.box = None
-            self._set_timer(None)
+            self._alarm.set(None)
             watcher.cancel()
 
     async def _handle(self, box: Box, message: Message) -> End | None:
@@ -252,12 +255,14 @@ class Owner:
                     await self._record.doom(Reason.USER)
                     return Killed(call)
                 case Command.PAUSE:
-                    await self._pause(box)
+                    await self._saving.pause(box, memory=call.memory)
                     end = Paused()
-                case Command.FORK if call.into is not None:
-                    await self._checkpoint(box, call.into)
+                case Command.FORK | Command.SNAPSHOT if call.checkpoint is not None:
+                    await self._saving.checkpoint(box, call.checkpoint)
                 case Command.TIMEOUT if call.lease is not None:
                     await self._prolong(call.lease)
+                case Command.REWIRE if call.network is not None:
+                    await self._rewire(box, call.network)
                 case _:
                     raise Internal(f"nobody carries out {call.command} of a running sandbox")
         except WrennError as error:
@@ -277,13 +282,13 @@ class Owner:
             await self._record.doom(Reason.TIMEOUT)
             return Killed(None)
         try:
-            await self._pause(box)
+            await self._saving.pause(box, memory=self.entry.pause_memory)
         except Interrupted:
             return None
         except (VmmError, OSError, WrennError) as error:
             # What the user has in memory is worth more than the time it overstays.
             self._log.warning("pause failed", action="pause_failed", error=str(error), retry_sec=PAUSE_RETRY)
-            self._set_timer(self.entry.expires_at, not_before=self._host.clock.now() + PAUSE_RETRY)
+            self._alarm.set(self.entry.expires_at, not_before=self._host.clock.now() + PAUSE_RETRY)
             return None
         return Paused()
 
@@ -291,84 +296,28 @@ class Owner:
         box.detach()
         self.kept = box.slot
 
-    # What is done to a running VM.
-
-    async def _pause(self, box: Box) -> None:
-        """On return its snapshot is complete on disk and the journal says so; the VM has only to be ended.
-
-        When it fails, the VM runs on and the journal says that."""
-        running = self.entry
-        await self._record.write(replace(running, state=State.PAUSING))
-        saving = self._host.files.snapshots.saving(
-            running.id, running.generation, memory_mb=running.memory_mb, image=Path(running.image or "")
-        )
-        steps = recipe.Steps()
-        try:
-            await box.vm.pause()
-            steps.done("stop")
-            async with saving as memory:
-                steps.done("room")
-                async with self._breakable():
-                    await box.vm.snapshot(memory)
-                steps.done("memory")
-            steps.done("seal")
-        except BaseException:
-            await self._continue(box)
-            await self._record.note(running)
-            raise
-        self._log.info("paused", action="paused", **steps.milliseconds)
-        # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
-        await self._record.note(self._record.paused(running.generation))
-
-    async def _checkpoint(self, box: Box, into: Path) -> None:
-        async with self._breakable():
-            try:
-                await box.vm.pause()
-                checkpoint = saved_in(into, Path(self.entry.image or ""))
-                copy = self._host.files.overlays.clone(box.overlay, checkpoint.overlay, owner=0)
-                await recipe.both(box.vm.snapshot(checkpoint.memory), unbroken(copy))
-            finally:
-                await self._continue(box)
-
-    async def _continue(self, box: Box) -> None:
-        """Lets a stopped VM run on; that it cannot because it has ended will be told by its watcher."""
-        try:
-            await box.vm.resume()
-        except (VmmError, OSError) as error:
-            self._log.error("a stopped VM does not run on", action="resume_failed", error=str(error))
-
     async def _prolong(self, lease: Lease) -> None:
         now, before = self._host.clock.now(), self.entry.expires_at
         expires = lifecycle.expiry(lease.ttl, now, before, extend=lease.extend)
-        await self._record.write(replace(self.entry, expires_at=expires, on_timeout=lease.on_timeout))
-        self._set_timer(expires)
+        await self._record.write(lease.of(self.entry, expires))
+        self._alarm.set(expires)
+
+    async def _rewire(self, box: Box, network: Network) -> None:
+        """The intent comes first: whatever ends this agent, the next one does not bring the old rules back after the
+        new ones were acknowledged."""
+        before = self.entry
+        await self._record.write(replace(before, network=network))
+        try:
+            await box.egress.apply(network)
+        except WrennError:
+            await self._record.note(before)
+            raise
 
     # Ends.
 
     async def _end(self, by: Call | None) -> None:
-        """The VM is gone; now the rest. Whoever killed it knows; the end of its time must be told until acknowledged."""
-        if self.entry.state is not State.KILLING:
-            await self._record.doom(Reason.USER)
-        try:
-            await self._host.files.remove(self.entry.id, keep_journal=by is None)
-        except OSError as error:
-            self._log.error("files stay behind", action="remove_failed", error=str(error))
-            if by is not None:
-                by.refuse(failure(Command.KILL, error))
-            return  # still killing: the next kill, or the next agent, tries again
-        final = self._record.ended(State.KILLED)
-        if by is None:
-            await self._record.note(final)
-            return
-        self._record.show(final)
-        self.gone = self._over = True
-        by.done(self.report())
-
-    async def _fail(self, reason: Reason, message: str, console: str) -> None:
-        self._log.warning("sandbox failed", action="failed", reason=reason, detail=message)
-        failed = self._record.ended(State.FAILED)
-        await self._record.note(replace(failed, reason=reason, message=message, console=console or None))
-        await self._host.files.remove(self.entry.id, keep_journal=True)
+        if await self._ends.killed(by):
+            self.gone = self._over = True
 
     async def _fall_back(self, before: Entry, error: Exception, call: Call | None) -> None:
         """A start or resume did not succeed, and its VM is gone."""
@@ -381,9 +330,9 @@ class Owner:
             await self._host.files.remove(before.id, keep_journal=False)
             self.gone = self._over = True
         elif isinstance(error, Failed):
-            await self._fail(error.reason, error.message, error.console)
+            await self._ends.failed(error.reason, error.message, error.console)
         elif not isinstance(error, Interrupted):
-            await self._fail(Reason.START_FAILED, str(error), "")
+            await self._ends.failed(Reason.START_FAILED, str(error), "")
         if call is not None:
             match error:
                 case WrennError():
@@ -399,7 +348,7 @@ class Owner:
 
     def _go(self, call: Call) -> bool:
         """Whether the command is to be carried out; otherwise it is answered."""
-        self._kills.discard(id(call))
+        self._interrupts.taken(call)
         self._current = call
         match lifecycle.decide((self.entry.state, self.entry.generation), call.command, call.generation):
             case lifecycle.Go():
@@ -419,22 +368,6 @@ class Owner:
         else:
             call.refuse(Unavailable("the sandbox has just ended, or its agent is stopping"))
 
-    @asynccontextmanager
-    async def _breakable(self) -> AsyncGenerator[None]:
-        """:raises Interrupted: a kill wants this to stop"""
-        scope = asyncio.timeout(0 if self._kills else None)
-        try:
-            async with scope:
-                self._scope = scope
-                try:
-                    yield
-                finally:
-                    self._scope = None
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise Interrupted from None
-
     @contextlib.contextmanager
     def _answering_all(self) -> Generator[None]:
         """Whatever ends this task, nobody who asked waits for ever."""
@@ -450,18 +383,8 @@ class Owner:
                 if isinstance(message, Call):
                     self._too_late(message)
 
+    def _expired(self, at: float) -> None:
+        self._inbox.put_nowait(Expired(at))
+
     async def _watch(self, vm: Vm) -> None:
         self._inbox.put_nowait(Ended(vm, await vm.wait()))
-
-    def _set_timer(self, expires_at: float | None, *, not_before: float = 0.0) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if expires_at is not None:
-            self._timer = asyncio.create_task(
-                self._ring(expires_at, not_before), name=f"time to live of {self.entry.id}"
-            )
-
-    async def _ring(self, expires_at: float, not_before: float) -> None:
-        await self._host.clock.sleep_until(max(expires_at, not_before))
-        self._inbox.put_nowait(Expired(expires_at))

@@ -6,10 +6,9 @@ Set-up stops at the first error and takes back what it did. Leaving ends the VM 
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,21 +16,22 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from wrenn_server.hostagent.guest.client import Guest, GuestFailed
-from wrenn_server.hostagent.network.base import TAP, Slot, SlotPool
+from wrenn_server.hostagent.guest.client import Connect, Guest, GuestFailed
+from wrenn_server.hostagent.network.base import TAP, Egress, Slot, SlotPool
 from wrenn_server.hostagent.sandbox.clock import Clock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Driver, Place, Vm, VmmError, VmSpec
+from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason
 from wrenn_server.wire import envd
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
-Source = Callable[[], Awaitable[Saved]]
-"""Gives what a VM is restored from; may take as long as the boot of a template."""
+Source = Callable[[], AbstractAsyncContextManager[Saved]]
+"""Gives what a VM comes from, and keeps it there; entering may take as long as the boot of a template."""
 
 
 class Strays(Protocol):
@@ -97,6 +97,7 @@ class Box:
 
     entry: Entry
     slot: Slot
+    egress: Egress
     vm: Vm
     overlay: Path
     envd_version: str
@@ -135,7 +136,8 @@ class Failed(Exception):
 async def running(
     host: Host, entry: Entry, source: Source, *, init: Callable[[], envd.Init], proof: str | None
 ) -> AsyncGenerator[Box]:
-    """A sandbox restored from `source`, entered when its guest has acknowledged `/init`.
+    """A sandbox restored from `source`, or booted when that has no memory; entered when its guest has acknowledged
+    `/init`.
 
     :param entry: the intent, written to the journal with slot and image before anything is started
     :param init: called at the last moment, because the time is in it
@@ -143,31 +145,48 @@ async def running(
     :raises Failed: it did not come to life, and nothing is left of it; :raises WrennError: no slot, source gone
     """
     steps = Steps()
-    saved = await source()
-    steps.done("source")
     async with AsyncExitStack() as stack:
-        async with host.starts:
-            steps.done("turn")
-            hold = Hold()
-            slot = await stack.enter_async_context(_slot(host, hold))
-            steps.done("slot")
-            entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
-            directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
-            with _failures(f"starting {entry.id}"):
-                overlay = await both(
-                    host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry)
-                )
-                steps.done("disk")
-                vm = await stack.enter_async_context(
-                    host.driver.restore(
-                        host.spec(entry, overlay), host.place(entry.id, slot, directory), saved.memory
-                    )
-                )
-                steps.done("vm")
-                version = await _introduce(host, slot, vm, init, proof)
-                steps.done("guest")
+        async with source() as saved:
+            steps.done("source")
+            async with host.starts:
+                steps.done("turn")
+                box = await _brought_up(host, entry, saved, stack, steps, init, proof)
         log.info("runs", action="runs", sandbox_id=entry.id, **steps.milliseconds)
-        yield Box(entry, slot, vm, overlay, version, hold)
+        yield box
+
+
+async def _brought_up(
+    host: Host,
+    entry: Entry,
+    saved: Saved,
+    stack: AsyncExitStack,
+    steps: Steps,
+    init: Callable[[], envd.Init],
+    proof: str | None,
+) -> Box:
+    hold = Hold()
+    slot = await stack.enter_async_context(_slot(host, hold))
+    steps.done("slot")
+    egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
+    steps.done("egress")
+    entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
+    directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
+    with _failures(f"starting {entry.id}"):
+        overlay = await both(host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry))
+        steps.done("disk")
+        spec, place = host.spec(entry, overlay), host.place(entry.id, slot, directory)
+        if saved.memory is not None:
+            vm = await stack.enter_async_context(host.driver.restore(spec, place, saved.memory))
+            steps.done("vm")
+        else:
+            vm = await stack.enter_async_context(host.driver.boot(spec, place))
+            steps.done("vm")
+            await _answering(host, slot, vm)
+            proof = None  # what has just booted has no token yet
+            steps.done("boot")
+        version = await _introduce(host, slot, vm, init, proof)
+        steps.done("guest")
+    return Box(entry, slot, egress, vm, overlay, version, hold)
 
 
 @asynccontextmanager
@@ -181,16 +200,17 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
         directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
         overlay = host.files.paths.overlay(entry.id)
         try:
+            egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
             vm = await stack.enter_async_context(
                 host.driver.adopt(
                     host.spec(entry, overlay), host.place(entry.id, slot, directory), entry.vm or {}
                 )
             )
             await vm.resume()
-        except VmmError as error:
+        except (VmmError, WrennError) as error:
             await host.strays.remove(f"{host.cgroup}/{entry.id}")  # nobody can steer it any more
-            raise Failed(Reason.VMM_CRASHED, f"its VM ended while the agent was away: {error}") from error
-        yield Box(entry, slot, vm, overlay, entry.envd_version, hold)
+            raise Failed(Reason.VMM_CRASHED, f"its VM cannot be taken over: {error}") from error
+        yield Box(entry, slot, egress, vm, overlay, entry.envd_version, hold)
 
 
 @asynccontextmanager
@@ -212,19 +232,20 @@ async def booted(
             )
             await _answering(host, slot, vm)
             try:
-                await _before_exit(vm, host.guest.warm_up(lambda timeout: _envd(host, slot, timeout)))
+                await _before_exit(vm, host.guest.warm_up(to_envd(host, slot)))
             except GuestFailed as error:
                 log.warning("a template stays cold", action="warm_up_failed", name=name, error=str(error))
         yield vm
 
 
-async def _envd(host: Host, slot: Slot, timeout: float) -> socket.socket:
-    return await host.slots.connect(slot, envd.PORT, timeout)
+def to_envd(host: Host, slot: Slot) -> Connect:
+    """The way to the envd of the guest in that slot."""
+    return lambda timeout: host.slots.connect(slot, envd.PORT, timeout)
 
 
 async def _introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
     try:
-        talk = host.guest.introduce(lambda timeout: _envd(host, slot, timeout), init, proof)
+        talk = host.guest.introduce(to_envd(host, slot), init, proof)
         return await _before_exit(vm, talk)
     except GuestFailed as error:
         raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
@@ -232,7 +253,7 @@ async def _introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Ini
 
 async def _answering(host: Host, slot: Slot, vm: Vm) -> None:
     try:
-        await _before_exit(vm, host.guest.answering(lambda timeout: _envd(host, slot, timeout)))
+        await _before_exit(vm, host.guest.answering(to_envd(host, slot)))
     except GuestFailed as error:
         raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
 

@@ -45,12 +45,20 @@ class Record:
 
     def ended(self, state: State) -> Entry:
         """The entry of a sandbox that holds nothing any more."""
-        return replace(self.entry, state=state, slot=None, vm=None, snapshot=None, expires_at=None)
+        return replace(
+            self.entry, state=state, slot=None, vm=None, snapshot=None, saved_memory=None, expires_at=None
+        )
 
-    def paused(self, generation: int | None) -> Entry:
+    def paused(self, generation: int | None, *, memory: bool) -> Entry:
         """The entry of one that rests on the snapshot of that generation."""
         return replace(
-            self.entry, state=State.PAUSED, snapshot=generation, slot=None, vm=None, expires_at=None
+            self.entry,
+            state=State.PAUSED,
+            snapshot=generation,
+            saved_memory=memory,
+            slot=None,
+            vm=None,
+            expires_at=None,
         )
 
     def report(self) -> SandboxReport:
@@ -66,5 +74,6 @@ class Record:
             memory_mb=entry.memory_mb,
             disk_mb=entry.disk_mb,
             envd_version=entry.envd_version,
+            saved_memory=entry.saved_memory,
             expires_at=entry.expires_at,
         )

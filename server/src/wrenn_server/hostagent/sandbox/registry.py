@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,9 +16,10 @@ from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import checks, lifecycle, recipe
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
-from wrenn_server.hostagent.sandbox.messages import Begin, Call, Lease
+from wrenn_server.hostagent.sandbox.messages import Begin, Call, Checkpoint, Lease
 from wrenn_server.hostagent.sandbox.owner import Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
+from wrenn_server.hostagent.sandbox.snapshots import Snapshots
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
 from wrenn_server.hostagent.storage.sealed import Saved, saved_in
 from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
@@ -45,6 +46,7 @@ class Registry:
     def __init__(self, host: Host, templates: Templates, *, one_team: bool = False) -> None:
         self._host = host
         self._templates = templates
+        self._snapshots = Snapshots(host.files.named)
         self._one_team = one_team
         self._owners: dict[str, Owner] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -118,45 +120,64 @@ class Registry:
             disk_mb=body.disk_mb,
             access_token=body.access_token,
             envs=body.envs,
+            network=body.network,
         )
+        lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory)
+        if body.snapshot is not None and id not in self._owners:
+            return await self._start_from(body.snapshot, entry, lease, body)
         shape = Shape(body.template, body.vcpus, body.memory_mb, body.disk_mb)
 
-        async def source() -> Saved:
+        @asynccontextmanager
+        async def source() -> AsyncGenerator[Saved]:
             try:
-                return (await self._templates.prepare(shape)).saved
+                prepared = await self._templates.prepare(shape)
             except Failed as failure:
                 raise Internal(failure.message, code="template_failed") from failure
+            yield prepared.saved
 
+        return await self._start(entry, lease, source, proof=None)
+
+    async def _start_from(
+        self, snapshot: str, entry: Entry, lease: Lease, body: wire.Start
+    ) -> wire.SandboxReport:
+        checks.snapshot_id(snapshot)
+        saved = await self._snapshots.source(snapshot)
+        checks.fits(
+            body, memory=saved.memory, vcpus=saved.vcpus, memory_mb=saved.memory_mb, disk_mb=saved.disk_mb
+        )
+        entry = replace(entry, envs=saved.envs | entry.envs, envd_version=saved.envd_version)
         return await self._start(
-            entry, Lease(body.ttl_sec, body.on_timeout), source, envs=body.envs, proof=None
+            entry, lease, lambda: self._snapshots.using(snapshot), proof=saved.access_token
         )
 
     async def pause(self, id: str, body: wire.Pause) -> wire.SandboxReport:
-        return await self._owner(id).ask(Call(Command.PAUSE, body.generation))
+        return await self._owner(id).ask(Call(Command.PAUSE, body.generation, memory=body.memory))
 
     async def resume(self, id: str, body: wire.Resume) -> wire.SandboxReport:
         host = self._host
 
         def begin(paused: Entry) -> Begin:
-            intent = replace(paused, state=State.RESUMING)
+            intent = replace(paused, state=State.RESUMING, network=body.network or paused.network)
             target = replace(intent, generation=body.generation, access_token=body.access_token)
             init = incarnation(target)
 
-            async def source() -> Saved:
+            @asynccontextmanager
+            async def source() -> AsyncGenerator[Saved]:
                 if paused.snapshot is None:
                     raise Internal("the journal names no snapshot", code="snapshot_missing")
-                return await host.files.snapshots.saved(id, paused.snapshot)
+                saved = await host.files.snapshots.saved(id, paused.snapshot)
+                yield saved if body.memory else saved.without_memory()
 
             return Begin(
                 target,
-                Lease(body.ttl_sec, body.on_timeout),
+                Lease(body.ttl_sec, body.on_timeout, body.pause_memory),
                 lambda: recipe.running(host, intent, source, init=init, proof=paused.access_token),
             )
 
         return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))
 
     async def timeout(self, id: str, body: wire.Timeout) -> wire.SandboxReport:
-        lease = Lease(body.ttl_sec, body.on_timeout, body.extend)
+        lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.extend)
         return await self._owner(id).ask(Call(Command.TIMEOUT, body.generation, lease=lease))
 
     async def kill(self, id: str, generation: int) -> None:
@@ -177,14 +198,15 @@ class Registry:
     async def _fork(self, owner: Owner, body: wire.Fork) -> wire.ForkReport:
         files = self._host.files
         async with AsyncExitStack() as stack:
-            saved: Saved | None = None
+            saved, parent = None, owner.entry
             if any(target.id not in self._owners for target in body.targets):
                 directory = await stack.enter_async_context(
                     files.snapshots.checkpointing(memory_mb=owner.entry.memory_mb)
                 )
-                await owner.ask(Call(Command.FORK, body.generation, into=directory))
-                saved = saved_in(directory, Path(owner.entry.image or ""))
-            parent = owner.entry
+                checkpoint = Checkpoint(directory)
+                await owner.ask(Call(Command.FORK, body.generation, checkpoint=checkpoint))
+                parent = checkpoint.of or parent
+                saved = saved_in(directory, Path(parent.image or ""))
             results = [self._fork_one(parent, target, saved) for target in body.targets]
             return wire.ForkReport(list(await asyncio.gather(*results)))
 
@@ -200,26 +222,38 @@ class Registry:
             vm=None,
         )
 
-        async def source() -> Saved:
+        @asynccontextmanager
+        async def source() -> AsyncGenerator[Saved]:
             if saved is None:
                 raise Conflict("its checkpoint is no more", code="fork_failed")
-            return saved
+            yield saved
 
-        lease = Lease(target.ttl_sec, target.on_timeout)
+        lease = Lease(target.ttl_sec, target.on_timeout, target.pause_memory)
         try:
-            report = await self._start(entry, lease, source, envs={}, proof=parent.access_token)
+            report = await self._start(entry, lease, source, proof=parent.access_token)
         except WrennError as error:
             return wire.ForkResult(id=target.id, error_code=error.code, error_message=error.message)
         return wire.ForkResult(id=target.id, report=report)
 
     async def snapshot(self, id: str, body: wire.Snapshot) -> wire.SnapshotReport:
-        raise Internal("snapshots are not there yet")
+        """The source runs on in any case, and need not be there any more when the same is asked for again."""
+        checks.snapshot_id(body.id)
+        made = await self._snapshots.find(body.id, id)
+        if made is None:
+            # In a task of its own: nobody may remove the directory under the owner's hands.
+            making = self._snapshots.make(self._owner(id), body)
+            made = await asyncio.shield(self._task(making, f"snapshot {id}"))
+        return wire.SnapshotReport(
+            id=body.id, memory=made.memory, size_bytes=made.size_bytes, message=made.message
+        )
 
     async def delete_snapshot(self, id: str) -> None:
-        raise Internal("snapshots are not there yet")
+        """Idempotent."""
+        await asyncio.shield(self._task(self._snapshots.delete(id), f"delete {id}"))
 
     async def rewire(self, id: str, body: wire.Rewire) -> wire.SandboxReport:
-        raise Internal("network rules are not there yet")
+        """The new rules are in force, for old connections too, when it answers."""
+        return await self._owner(id).ask(Call(Command.REWIRE, body.generation, network=body.network))
 
     async def prepare(self, template: str, body: wire.Prepare) -> wire.TemplateReport:
         checks.shape(body)
@@ -275,11 +309,11 @@ class Registry:
         return owner
 
     async def _start(
-        self, entry: Entry, lease: Lease, source: recipe.Source, *, envs: dict[str, str], proof: str | None
+        self, entry: Entry, lease: Lease, source: recipe.Source, *, proof: str | None
     ) -> wire.SandboxReport:
         if self._closing:
             raise Unavailable("the agent is stopping")
-        host, init = self._host, incarnation(entry, envs)
+        host, init = self._host, incarnation(entry)
         begin = Begin(entry, lease, lambda: recipe.running(host, entry, source, init=init, proof=proof))
         call = Call(Command.START, entry.generation, begin=lambda _: begin)
         owner = self._owners.get(entry.id)

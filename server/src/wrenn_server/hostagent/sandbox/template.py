@@ -83,7 +83,7 @@ class Templates:
         pinned = await asyncio.to_thread(files.images.pin, image)
         key = self._key(shape, pinned)
         known = self._proven.get(key)
-        if known is not None and is_sealed(known.memory.parent):
+        if known is not None and is_sealed(known.overlay.parent):
             return Prepared(known, 0.0)
         boot = self._boots.get(key)
         if boot is None:

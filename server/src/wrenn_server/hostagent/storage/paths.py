@@ -7,7 +7,8 @@
 <data>/sandboxes/<id>/                   state.json, overlay.ext4
 <data>/templates/<key>/                  sealed: memory/, overlay.ext4
 <data>/templates/.blank/<mb>.ext4        empty overlays
-<data>/snapshots/<id>/<generation>/      sealed: memory/, overlay.ext4
+<data>/snapshots/<id>/<generation>/      sealed: memory/ or not, overlay.ext4
+<data>/named/<snapshot id>/              sealed: memory/ or not, overlay.ext4, source.json
 <data>/run/<id>/                         sockets of the VMM
 ```
 """
@@ -75,6 +76,10 @@ class Paths:
         return self.data / "snapshots"
 
     @property
+    def named(self) -> Path:
+        return self.data / "named"
+
+    @property
     def run(self) -> Path:
         return self.data / "run"
 
@@ -90,11 +95,16 @@ class Paths:
     def snapshot(self, id: str, generation: int) -> Path:
         return self.snapshots / _checked(id) / str(generation)
 
+    def named_snapshot(self, id: str) -> Path:
+        if ids.parse_snapshot_id(id) is None:
+            raise ValueError(f"not a snapshot id: {id!r}")
+        return self.named / id
+
     def prepare(self) -> None:
         """Makes the directories. Root alone enters those with tenants' data; images are read by every VM's user.
 
         :raises OSError:"""
-        for private in (self.sandboxes, self.templates, self.blanks, self.snapshots, self.run):
+        for private in (self.sandboxes, self.templates, self.blanks, self.snapshots, self.named, self.run):
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.chmod(0o700)
         self.pinned.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 ```
 <name>/manifest.json      written last, so a directory without it is worthless
-<name>/memory/            what `Vm.snapshot` wrote
+<name>/memory/            what `Vm.snapshot` wrote; without it the disk alone was saved
 <name>/overlay.ext4
 <name>.new/               being made, or left by an agent that died
 ```
@@ -13,8 +13,8 @@ size and evenly spread samples are: a whole hash would take longer than the paus
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -33,13 +33,16 @@ _MANIFEST_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a VM can be restored from. Nothing in it is ever written."""
+    """What a VM can be brought to life from. Nothing in it is ever written."""
 
-    memory: Path
-    """For `Driver.restore`."""
+    memory: Path | None
+    """For `Driver.restore`. None: it boots."""
     overlay: Path
     image: Path
     """Root file system under the overlay."""
+
+    def without_memory(self) -> "Saved":
+        return replace(self, memory=None)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +64,16 @@ def new_name(final: Path) -> Path:
     return final.with_name(final.name + NEW)
 
 
-def begin(final: Path) -> Path:
-    """An empty directory with an empty `memory/` in it, to be given to `seal` or removed.
+def begin(final: Path, *, memory: bool = True) -> Path:
+    """An empty directory, with an empty `memory/` in it if that is wanted, to be given to `seal` or removed.
 
     :raises OSError:"""
     new = new_name(final)
     files.remove(new)
-    (new / MEMORY).mkdir(mode=0o700, parents=True)
+    final.parent.mkdir(mode=0o700, exist_ok=True)
+    new.mkdir(mode=0o700)
+    if memory:
+        (new / MEMORY).mkdir(mode=0o700)
     return new
 
 
@@ -124,7 +130,29 @@ def verify(directory: Path) -> Saved:
 
 
 def saved_in(directory: Path, image: Path) -> Saved:
-    return Saved(memory=directory / MEMORY, overlay=directory / OVERLAY, image=image)
+    memory = directory / MEMORY
+    return Saved(memory=memory if memory.is_dir() else None, overlay=directory / OVERLAY, image=image)
+
+
+def remove(directory: Path) -> None:
+    """Durably, and never by halves: after a crash it is whole, gone, or something that `sweep` removes. Idempotent.
+
+    :raises OSError:"""
+    doomed = new_name(directory)
+    files.remove(doomed)
+    with contextlib.suppress(FileNotFoundError):
+        directory.rename(doomed)
+        files.fsync_directory(directory.parent)
+        files.remove(doomed)
+
+
+def pins(directories: Iterable[Path]) -> list[Path]:
+    """Images that sealed ones of these lie on. What is damaged names none: a start from it will say so."""
+    found: list[Path] = []
+    for directory in directories:
+        with contextlib.suppress(Internal):
+            found.append(Path(read(directory).image))
+    return found
 
 
 def sweep(parent: Path) -> None:

@@ -34,18 +34,22 @@ class Snapshots:
     images: Images
 
     @asynccontextmanager
-    async def saving(self, id: str, generation: int, *, memory_mb: int, image: Path) -> AsyncGenerator[Path]:
-        """A directory for the memory of a stopped VM. Left without an error, the snapshot is complete and durable,
-        the sandbox's overlay has moved into it, and older snapshots are gone. Otherwise everything is as it was.
+    async def saving(
+        self, id: str, generation: int, *, memory_mb: int | None, image: Path
+    ) -> AsyncGenerator[Path]:
+        """Around a stopped VM: a directory, with an empty `memory/` in it if that is to be kept. Left without an error,
+        the snapshot is complete and durable, the sandbox's overlay has moved into it, and older snapshots are gone.
+        Otherwise everything is as it was.
 
+        :param memory_mb: None: the disk alone is kept
         :raises Unavailable: `disk_full`, before anything was written; :raises OSError:"""
         final, overlay = self.paths.snapshot(id, generation), self.paths.overlay(id)
-        await to_its_end(require_space, self.paths.snapshots, memory_mb)
-        new = await to_its_end(sealed.begin, final)
+        await to_its_end(require_space, self.paths.snapshots, memory_mb or 0)
+        new = await to_its_end(sealed.begin, final, memory=memory_mb is not None)
         # Its VM is stopped: what the disk is now can go to the platter while the memory is written.
         flushed = asyncio.create_task(asyncio.to_thread(files.fsync_file, overlay), name=f"flush {id}")
         try:
-            yield new / sealed.MEMORY
+            yield new
             await flushed
             await to_its_end(_commit, new, final, overlay, image)
         except BaseException:
@@ -67,6 +71,9 @@ class Snapshots:
         directory = self.paths.snapshot(id, generation)
         return sealed.is_sealed(directory) and not (directory / CONSUMED).exists()
 
+    def has_memory(self, id: str, generation: int) -> bool:
+        return (self.paths.snapshot(id, generation) / sealed.MEMORY).is_dir()
+
     async def saved(self, id: str, generation: int) -> Saved:
         """:raises Internal: `snapshot_missing`, `snapshot_damaged`, `snapshot_consumed`, or `image_changed`"""
         directory = self.paths.snapshot(id, generation)
@@ -75,12 +82,7 @@ class Snapshots:
                 "the sandbox has run since this snapshot was taken; it will not be taken back in time",
                 code="snapshot_consumed",
             )
-        saved = await to_its_end(sealed.verify, directory)
-        if not self.images.is_pinned(saved.image):
-            raise Internal(
-                "the root file system under this snapshot has been removed or changed", code="image_changed"
-            )
-        return saved
+        return await to_its_end(verified, directory, self.images)
 
     async def consume(self, id: str, generation: int) -> None:
         """From now on the snapshot is older than its sandbox. Durable when it returns."""
@@ -107,8 +109,7 @@ class Snapshots:
     def pins(self, known: Iterable[str]) -> list[Path]:
         """Images that these sandboxes' snapshots lie on."""
         parents = [self.paths.snapshots / id for id in known]
-        directories = [entry for parent in parents if parent.is_dir() for entry in parent.iterdir()]
-        return [Path(sealed.read(entry).image) for entry in directories if sealed.is_sealed(entry)]
+        return sealed.pins(entry for parent in parents if parent.is_dir() for entry in parent.iterdir())
 
     def sweep(self, known: Iterable[str]) -> None:
         """After a crash: removes checkpoints, and the snapshots of sandboxes that are not known. What a known one
@@ -129,6 +130,15 @@ def require_space(directory: Path, memory_mb: int) -> None:
             code="disk_full",
             hint="remove paused sandboxes or give the host a larger disk",
         )
+
+
+def verified(directory: Path, images: Images) -> Saved:
+    """:raises Internal: `snapshot_missing`, `snapshot_damaged`, or `image_changed`"""
+    saved = sealed.verify(directory)
+    if not images.is_pinned(saved.image):
+        message = "the root file system under this snapshot has been removed or changed"
+        raise Internal(message, code="image_changed")
+    return saved
 
 
 def _commit(new: Path, final: Path, overlay: Path, image: Path) -> None:

@@ -85,7 +85,7 @@ class Templates:
 
     def pins(self) -> list[Path]:
         """Images that the templates lie on."""
-        return [Path(sealed.read(self.folder / key).image) for key in self.keys()]
+        return sealed.pins(self.folder / key for key in self.keys())
 
     def sweep(self) -> None:
         """Removes what is half-made, and templates whose image is gone: no key will ever ask for them again."""

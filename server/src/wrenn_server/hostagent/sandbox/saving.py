@@ -1,0 +1,102 @@
+"""What is saved of a running VM by its owner: pauses, and the checkpoints that forks and snapshots are made of."""
+
+from pathlib import Path
+
+from msgspec.structs import replace
+from structlog.typing import FilteringBoundLogger
+
+from wrenn_server.hostagent.guest.client import GuestFailed
+from wrenn_server.hostagent.sandbox import recipe
+from wrenn_server.hostagent.sandbox.interrupt import Interrupts
+from wrenn_server.hostagent.sandbox.journal import unbroken
+from wrenn_server.hostagent.sandbox.messages import Checkpoint
+from wrenn_server.hostagent.sandbox.recipe import Box, Host
+from wrenn_server.hostagent.sandbox.record import Record
+from wrenn_server.hostagent.storage.paths import OVERLAY
+from wrenn_server.hostagent.storage.sealed import MEMORY
+from wrenn_server.hostagent.vmm.base import VmmError
+from wrenn_server.model.sandbox import State
+
+
+class Saving:
+    """One per sandbox, for its owner alone."""
+
+    def __init__(self, host: Host, record: Record, interrupts: Interrupts, log: FilteringBoundLogger) -> None:
+        self._host = host
+        self._record = record
+        self._interrupts = interrupts
+        self._log = log
+
+    async def pause(self, box: Box, *, memory: bool) -> None:
+        """On return its snapshot is complete on disk and the journal says so; the VM has only to be ended.
+
+        When it fails, the VM runs on and the journal says that."""
+        running = self._record.entry
+        await self._record.write(replace(running, state=State.PAUSING))
+        saving = self._host.files.snapshots.saving(
+            running.id,
+            running.generation,
+            memory_mb=running.memory_mb if memory else None,
+            image=Path(running.image or ""),
+        )
+        steps = recipe.Steps()
+        complaint = None
+        try:
+            if not memory:
+                complaint = await self._flush(box)
+                steps.done("flush")
+            await box.vm.pause()
+            steps.done("stop")
+            async with saving as directory:
+                steps.done("room")
+                if memory:
+                    async with self._interrupts.breakable():
+                        await box.vm.snapshot(directory / MEMORY)
+                    steps.done("memory")
+            steps.done("seal")
+        except BaseException:
+            await self._continue(box)
+            await self._record.note(running)
+            raise
+        self._log.info("paused", action="paused", memory=memory, **steps.milliseconds)
+        # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
+        paused = self._record.paused(running.generation, memory=memory)
+        await self._record.note(replace(paused, message=complaint))
+
+    async def checkpoint(self, box: Box, checkpoint: Checkpoint) -> None:
+        """The VM runs on, whether it succeeds or not."""
+        directory = checkpoint.into
+        if not checkpoint.memory:
+            checkpoint.complaint = await self._flush(box)
+        async with self._interrupts.breakable():
+            try:
+                await box.vm.pause()
+                copy = self._host.files.overlays.clone(box.overlay, directory / OVERLAY, owner=0)
+                if checkpoint.memory:
+                    await recipe.both(box.vm.snapshot(directory / MEMORY), unbroken(copy))
+                else:
+                    await unbroken(copy)
+                checkpoint.of = self._record.entry
+            finally:
+                await self._continue(box)
+
+    async def _flush(self, box: Box) -> str | None:
+        """Has the guest write out its file systems. What is to be said when it does not: its disk is then what a power
+        cut would have left, which its journal can stand, and a guest that hangs must not keep itself running."""
+        entry = self._record.entry
+        try:
+            async with self._interrupts.breakable():
+                await self._host.guest.flush(
+                    recipe.to_envd(self._host, box.slot), entry.access_token, memory_mb=entry.memory_mb
+                )
+        except GuestFailed as error:
+            self._log.warning("a guest did not write out its disk", action="flush_failed", error=str(error))
+            return f"{error}; what its programs had not synced may be lost"
+        return None
+
+    async def _continue(self, box: Box) -> None:
+        """Lets a stopped VM run on; that it cannot because it has ended will be told by its watcher."""
+        try:
+            await box.vm.resume()
+        except (VmmError, OSError) as error:
+            self._log.error("a stopped VM does not run on", action="resume_failed", error=str(error))

@@ -1,0 +1,107 @@
+"""The named snapshots of this host: made once for each id, gone when they are deleted, whoever starts from them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import structlog
+
+from wrenn_server.hostagent.sandbox import checks
+from wrenn_server.hostagent.sandbox.lifecycle import Command
+from wrenn_server.hostagent.sandbox.messages import Call, Checkpoint
+from wrenn_server.hostagent.sandbox.owner import Owner
+from wrenn_server.hostagent.storage.named import Named, Source
+from wrenn_server.hostagent.storage.sealed import Saved
+from wrenn_server.model.errors import Conflict
+from wrenn_server.wire import agent as wire
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Users:
+    """Those who are starting from a snapshot."""
+
+    count: int = 0
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Snapshots:
+    def __init__(self, named: Named) -> None:
+        self._named = named
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One making or deletion at a time for each id."""
+        self._users: dict[str, Users] = {}
+
+    async def find(self, id: str, sandbox_id: str) -> Source | None:
+        """What was saved of that sandbox under that id.
+
+        :raises Conflict: it is of another sandbox"""
+        source = await self._named.find(id)
+        if source is not None and source.sandbox_id != sandbox_id:
+            raise Conflict("a snapshot with this id exists, of another sandbox", code="snapshot_exists")
+        return source
+
+    async def make(self, owner: Owner, body: wire.Snapshot) -> Source:
+        """Answers when it is complete and durable; the sandbox has been running again for a while then.
+
+        :raises WrennError: nothing is left of it, and the sandbox runs on"""
+        async with self._turn(body.id):
+            made = await self.find(body.id, owner.entry.id)
+            return made or await self._make(owner, body)
+
+    async def _make(self, owner: Owner, body: wire.Snapshot) -> Source:
+        memory_mb = owner.entry.memory_mb if body.memory else None
+        async with self._named.making(body.id, memory_mb=memory_mb) as making:
+            checkpoint = Checkpoint(making.directory, body.memory)
+            await owner.ask(Call(Command.SNAPSHOT, body.generation, checkpoint=checkpoint))
+            of = checkpoint.of or owner.entry
+            making.image = Path(of.image or "")
+            making.source = source = Source(
+                sandbox_id=of.id,
+                vcpus=of.vcpus,
+                memory_mb=of.memory_mb,
+                disk_mb=of.disk_mb,
+                access_token=of.access_token,
+                envs=of.envs,
+                envd_version=of.envd_version,
+                memory=body.memory,
+                message=checkpoint.complaint,
+            )
+        log.info("snapshot", action="snapshot", sandbox_id=of.id, snapshot_id=body.id, memory=body.memory)
+        return source
+
+    async def delete(self, id: str) -> None:
+        """Idempotent. Waits for those who are just starting from it."""
+        async with self._turn(id):
+            while (users := self._users.get(id)) is not None:
+                await users.gone.wait()
+            await self._named.remove(id)
+
+    async def source(self, id: str) -> Source:
+        """:raises NotFound: `snapshot_not_found`"""
+        source = await self._named.find(id)
+        if source is None:
+            raise checks.no_snapshot()
+        return source
+
+    @asynccontextmanager
+    async def using(self, id: str) -> AsyncGenerator[Saved]:
+        """Its files, which stay as long as this lasts: a VM that has been started needs them no more.
+
+        :raises Internal: it is gone, or damaged"""
+        users = self._users.setdefault(id, Users())
+        users.count += 1
+        try:
+            yield await self._named.saved(id)
+        finally:
+            users.count -= 1
+            if not users.count:
+                del self._users[id]
+                users.gone.set()
+
+    def _turn(self, id: str) -> asyncio.Lock:
+        return self._turns.setdefault(id, asyncio.Lock())
