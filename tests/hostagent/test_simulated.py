@@ -19,6 +19,9 @@ async def test_a_snapshot_is_something_to_start_from() -> None:
     assert await refused(host.start(THIRD, start(snapshot=snapshot, memory_mb=256))) == "shape_mismatch"
     await host.delete_snapshot(snapshot)
     await host.delete_snapshot(snapshot)
+    assert (
+        await refused(host.snapshot(OTHER, wire.Snapshot(generation=1, id=snapshot))) == "snapshot_not_found"
+    )
     assert await refused(host.start(THIRD, start(snapshot=snapshot))) == "snapshot_not_found"
     assert await refused(host.snapshot(OTHER, wire.Snapshot(generation=1, id="../x"))) == "invalid_request"
 

@@ -121,6 +121,22 @@ async def test_a_deletion_waits_for_those_who_are_just_starting(world: World) ->
         assert list(world.paths.named.iterdir()) == []
 
 
+async def test_a_deletion_wins_over_a_making_that_it_overtakes(world: World) -> None:
+    async with world.agent() as agent:
+        await agent.start(ID, start())
+        reached, go = world.hold("snapshot")
+        saving = asyncio.create_task(save(agent))
+        await reached.wait()
+        deleting = asyncio.create_task(agent.delete_snapshot(SNAPSHOT))
+        await asyncio.sleep(0)
+        go.set()
+        assert await refused(saving) == "snapshot_not_found"
+        await deleting
+        assert await refused(save(agent)) == "snapshot_not_found"
+        assert list(world.paths.named.iterdir()) == []
+        assert (agent.get(ID).state, world.vm().stopped) == (State.RUNNING, False)
+
+
 @pytest.mark.parametrize("error", [VmmError("refused"), OSError(28, "No space left on device")])
 async def test_one_that_fails_leaves_the_source_running_and_nothing_else(
     world: World, error: Exception

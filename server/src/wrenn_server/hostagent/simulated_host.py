@@ -86,6 +86,8 @@ class SimulatedHost:
         """Resets the connections into a sandbox, as the end of a VM does."""
         self._envd = envd_binary
         self._graves: dict[str, int] = {}
+        self._deleted: set[str] = set()
+        """Snapshots: a deletion wins over a making that it overtakes."""
 
     # What the RPC calls
 
@@ -184,6 +186,8 @@ class SimulatedHost:
         if body.id not in self.snapshots:
             held = self._get(sandbox_id)
             await self._go(Command.SNAPSHOT, sandbox_id, body.generation)
+            if body.id in self._deleted:
+                raise checks.no_snapshot()
             size = SAVED_DISK + (held.report.memory_mb << 20 if body.memory else 0)
             report = wire.SnapshotReport(id=body.id, memory=body.memory, size_bytes=size)
             self.snapshots[body.id] = HeldSnapshot(report, held.report, held.envs)
@@ -192,6 +196,7 @@ class SimulatedHost:
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         self.snapshots.pop(snapshot_id, None)
+        self._deleted.add(snapshot_id)
 
     async def timeout(self, sandbox_id: str, body: wire.Timeout) -> wire.SandboxReport:
         self.bodies.append(body)

@@ -1,6 +1,11 @@
-"""The named snapshots of this host: made once for each id, gone when they are deleted, whoever starts from them."""
+"""The named snapshots of this host: made once for each id, gone for good when they are deleted.
+
+A deletion may overtake the making of what it deletes, or arrive before it: it wins in any case, as nobody would ever
+ask for the rest again. An agent that starts anew has nothing half-made left.
+"""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +22,9 @@ from wrenn_server.hostagent.storage.named import Named, Source
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.model.errors import Conflict
 from wrenn_server.wire import agent as wire
+
+GRAVES = 10_000
+"""Deleted snapshots that are remembered, against a making that comes late."""
 
 log = structlog.get_logger()
 
@@ -35,6 +43,7 @@ class Snapshots:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """One making or deletion at a time for each id."""
         self._users: dict[str, Users] = {}
+        self._graves: OrderedDict[str, None] = OrderedDict()
 
     async def find(self, id: str, sandbox_id: str) -> Source | None:
         """What was saved of that sandbox under that id.
@@ -48,8 +57,9 @@ class Snapshots:
     async def make(self, owner: Owner, body: wire.Snapshot) -> Source:
         """Answers when it is complete and durable; the sandbox has been running again for a while then.
 
-        :raises WrennError: nothing is left of it, and the sandbox runs on"""
+        :raises NotFound: it was deleted; :raises WrennError: nothing is left of it, and the sandbox runs on"""
         async with self._turn(body.id):
+            self._check_alive(body.id)
             made = await self.find(body.id, owner.entry.id)
             return made or await self._make(owner, body)
 
@@ -58,6 +68,7 @@ class Snapshots:
         async with self._named.making(body.id, memory_mb=memory_mb) as making:
             checkpoint = Checkpoint(making.directory, body.memory)
             await owner.ask(Call(Command.SNAPSHOT, body.generation, checkpoint=checkpoint))
+            self._check_alive(body.id)
             of = checkpoint.of or owner.entry
             making.image = Path(of.image or "")
             making.source = source = Source(
@@ -76,6 +87,9 @@ class Snapshots:
 
     async def delete(self, id: str) -> None:
         """Idempotent. Waits for those who are just starting from it."""
+        self._graves[id] = None
+        if len(self._graves) > GRAVES:
+            self._graves.popitem(last=False)
         async with self._turn(id):
             while (users := self._users.get(id)) is not None:
                 await users.gone.wait()
@@ -102,6 +116,10 @@ class Snapshots:
             if not users.count:
                 del self._users[id]
                 users.gone.set()
+
+    def _check_alive(self, id: str) -> None:
+        if id in self._graves:
+            raise checks.no_snapshot()
 
     def _turn(self, id: str) -> asyncio.Lock:
         return self._turns.setdefault(id, asyncio.Lock())
