@@ -60,6 +60,7 @@ class AgentProcess:
                 "AGENT_NETWORK": NETWORK,
                 "AGENT_UID_BASE": str(UID_BASE),
                 "AGENT_SLOTS": "40",
+                "AGENT_BOOT_TIMEOUT": "150",
                 "NOTIFY_SOCKET": str(listener.path),
             }
             with self.log.open("ab") as log:
@@ -114,7 +115,7 @@ class AgentProcess:
         places = [Path("/run/netns"), Path("/sys/class/net")]
         found = [path.name for place in places for path in place.iterdir() if tag in path.name]
         found += Cgroups.detect().children(f"wrenn-{tag}")
-        for directory in (self.paths.sandboxes, self.paths.snapshots):
+        for directory in (self.paths.sandboxes, self.paths.snapshots, self.paths.named):
             found += [str(path) for path in directory.iterdir()]
         return found
 
@@ -130,7 +131,20 @@ async def serving(agent: AgentProcess) -> AsyncGenerator[AgentProcess]:
             await agent.start()
         for sandbox in (await agent.ok("GET", "/v1/sandboxes"))["sandboxes"]:
             await agent.ok("DELETE", f"/v1/sandboxes/{sandbox['id']}?generation={sandbox['generation']}")
+        for snapshot in agent.paths.named.iterdir():
+            await agent.ok("DELETE", f"/v1/snapshots/{snapshot.name}")
         await agent.end()
+
+
+COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 0.05; done) >/dev/null 2>&1 & echo"
+"""Runs on in the background, as long as its memory does."""
+
+
+async def count(agent: AgentProcess, id: str, token: str) -> int:
+    """How far `COUNTER` is."""
+    return int(
+        await agent.run(id, token, "until [ -s /tmp/count ]; do sleep 0.05; done; tail -n 1 /tmp/count")
+    )
 
 
 def start(token: str = "token1", **changes: Any) -> wire.Start:  # noqa: S107 - a test's

@@ -34,9 +34,26 @@ async def test_memory_that_was_saved_can_be_left_behind(world: World) -> None:
     async with world.agent() as agent:
         await agent.start(ID, start())
         assert (await agent.pause(ID, pause())).saved_memory is True
-        boots = world.driver.boots
-        assert (await agent.resume(ID, resume(2, memory=False))).state is State.RUNNING
-        assert world.driver.boots == boots + 1
+        boots, vms = world.driver.boots, len(world.envds)
+        resumed = await agent.resume(ID, resume(2, memory=False))
+        assert (resumed.state, resumed.message, world.driver.boots) == (State.RUNNING, None, boots + 1)
+        # What was written and is in that memory alone goes to the disk first.
+        assert [envd.syncs for envd in world.envds[vms:]] == [1, 0]
+        assert world.vm().envd.token == "token2"
+
+
+async def test_memory_of_a_guest_that_hangs_can_be_left_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FLUSH_TIMEOUT", 0.1)
+    async with world.agent() as agent:
+        await agent.start(ID, start())
+        await agent.pause(ID, pause())
+        world.envd_hangs = True
+        resumed = await agent.resume(ID, resume(2, memory=False))
+        assert resumed.state is State.RUNNING
+        assert resumed.message is not None
+        assert "may be lost" in resumed.message
 
 
 async def test_a_guest_that_hangs_is_paused_all_the_same_and_that_is_told(

@@ -45,7 +45,7 @@ async def test_running_vms_outlive_the_agent(world: World) -> None:
         vm = world.vm()
     assert vm.alive
     async with world.agent() as agent:
-        assert agent.slot(ID).index == 0
+        assert agent.reach(ID).slot.index == 0
         assert world.vm() is vm
         assert agent.get(ID).expires_at == world.clock.now() + 60
         assert len(vm.envd.inits) == 1

@@ -1,5 +1,6 @@
 """Who may call, what is refused and how, and that each route reaches the registry."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hostagent.calls import Caller, Signer, calling
 from hostagent.world import ID, OTHER, World, start
 
+from wrenn_server.hostagent import tunnel
 from wrenn_server.model.errors import WrennError
 from wrenn_server.wire import http1
 
@@ -142,12 +144,58 @@ async def test_tunnels_lead_into_sandboxes_alone(call: Caller, target: str, stat
     assert (refusal.value.status, refusal.value.code) == (status, code)
 
 
-async def test_a_port_on_which_nobody_listens_is_told(call: Caller, world: World) -> None:
+async def test_a_port_on_which_nobody_listens_is_told(call: Caller) -> None:
     await call("PUT", f"/v1/sandboxes/{ID}", start_body())
-    world.vm().envd.stop()
     with pytest.raises(WrennError) as refusal:
         await http1.connect_tunnel(call.address, f"{ID}:8080", headers=call.headers)
     assert refusal.value.code == "port_not_open"
+
+
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [b"", b"the server speaks first"])
+async def test_a_port_of_the_guests_loopback_is_reached_through_envd(
+    call: Caller, world: World, first: bytes
+) -> None:
+    await call("PUT", f"/v1/sandboxes/{ID}", start_body())
+    world.vm().envd.loopback = SWITCHING + first
+    async with await http1.connect_tunnel(call.address, f"{ID}:8080", headers=call.headers) as stream:
+        stream.write(b"ping")
+        received = b""
+        while len(received) < len(first) + 4:
+            received += await stream.read()
+        assert received == first + b"ping"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "port_not_open"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "port_not_open"),
+        (b"", "guest_unreachable"),
+        (b"nonsense\r\n\r\n", "guest_unreachable"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 100_000, "guest_unreachable"),
+    ],
+    ids=["unknown to envd", "no tunnel", "silence", "nonsense", "endless"],
+)
+async def test_an_envd_that_gives_no_tunnel_is_told_and_waited_for_no_longer_than_must_be(
+    call: Caller, world: World, monkeypatch: pytest.MonkeyPatch, answer: bytes, code: str
+) -> None:
+    monkeypatch.setattr(tunnel, "CONNECT_TIMEOUT", 0.3)
+    await call("PUT", f"/v1/sandboxes/{ID}", start_body())
+    world.vm().envd.loopback = answer
+    async with asyncio.timeout(5):
+        with pytest.raises(WrennError) as refusal:
+            await http1.connect_tunnel(call.address, f"{ID}:8080", headers=call.headers)
+    assert refusal.value.code == code
+
+
+async def test_a_port_that_is_just_opening_is_waited_for(call: Caller, world: World) -> None:
+    await call("PUT", f"/v1/sandboxes/{ID}", start_body())
+    opening = asyncio.get_running_loop().call_later(0.3, lambda: setattr(world, "open_port", 8080))
+    async with await http1.connect_tunnel(call.address, f"{ID}:8080", headers=call.headers):
+        assert opening.when() <= asyncio.get_running_loop().time()
 
 
 async def test_a_paused_sandbox_has_no_ports(call: Caller) -> None:

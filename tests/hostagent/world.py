@@ -45,6 +45,8 @@ class FakeEnvd:
         self.hangs = False
         """It never finishes a sync."""
         self.metrics = b"{}"
+        self.loopback: bytes | None = None
+        """What it answers when it is asked for a port of its loopback; None: nobody listens there."""
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -67,6 +69,11 @@ class FakeEnvd:
                 self.runs.append(envd.Envelopes().feed(body).__next__()[1].decode())
             if head.startswith("POST /init "):
                 status = self._init(json.loads(body), fields.get("x-access-token"))
+            if head.startswith("GET /tunnel?port=") and self.loopback is not None:
+                await self._tunnel(reader, writer)
+                return
+            if head.startswith("GET /tunnel?port="):
+                status = 502
             if head.startswith("POST /sync "):
                 status = await self._sync(fields.get("x-access-token"))
             if head.startswith("GET /metrics "):
@@ -74,6 +81,13 @@ class FakeEnvd:
             framing = f"Content-Length: {len(answer)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 {status} Answer\r\n{framing}\r\n\r\n".encode() + answer)
             await writer.drain()
+        writer.close()
+
+    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """An echo behind whatever `loopback` answers with."""
+        writer.write(self.loopback or b"")
+        while data := await reader.read(4096):
+            writer.write(data)
         writer.close()
 
     async def _sync(self, proof: str | None) -> int:
@@ -184,8 +198,9 @@ class FakeDriver:
         if world.start_error is not None:
             raise world.start_error
         envd = FakeEnvd()
-        envd.token, envd.refuse = token, world.envd_refuses
+        envd.token, envd.refuse, envd.hangs = token, world.envd_refuses, world.envd_hangs
         await envd.start()
+        world.envds.append(envd)
         vm = FakeVm(next(world.pids), place, spec, envd, world)
         world.vms[vm.pid] = vm
         async with self._owned(vm):
@@ -251,6 +266,8 @@ class FakeSlots:
 
     async def connect(self, slot: Slot, port: int, timeout: float) -> socket.socket:
         [vm] = [vm for vm in self.world.vms.values() if vm.place.netns == slot.netns]
+        if port not in {envd.PORT, self.world.open_port}:
+            raise ConnectionRefusedError(f"nobody listens on {port}")
         connected = socket.socket()
         connected.setblocking(False)
         try:
@@ -325,7 +342,12 @@ class World:
         self.driver = FakeDriver(self)
         self.start_error: Exception | None = None
         self.snapshot_error: Exception | None = None
+        self.open_port = 80
+        """Beside envd's, on the guest's own address; leads to envd as well."""
         self.envd_refuses = False
+        self.envd_hangs = False
+        self.envds: list[FakeEnvd] = []
+        """Of all VMs that ever ran."""
         self.gates: dict[str, asyncio.Event] = {}
         self.reached: dict[str, asyncio.Event] = {}
         self.history: dict[str, list[State]] = {}

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostagent.process import AgentProcess, serving, start
+from hostagent.process import COUNTER, AgentProcess, count, serving, start
 
 from wrenn_server.model.ids import new_sandbox_id
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
-
-COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 0.05; done) >/dev/null 2>&1 & echo"
-"""Runs on in the background, as long as its memory does."""
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +25,6 @@ async def agent(installation: AgentProcess) -> AsyncGenerator[AgentProcess]:
     async with serving(installation):
         yield installation
     assert installation.remains() == []
-
-
-async def count(agent: AgentProcess, id: str, token: str) -> int:
-    return int(
-        await agent.run(id, token, "until [ -s /tmp/count ]; do sleep 0.05; done; tail -n 1 /tmp/count")
-    )
 
 
 async def left(agent: AgentProcess, path: str, *states: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import checks
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Done, Refuse, decide, expiry
+from wrenn_server.hostagent.sandbox.registry import Reach
 from wrenn_server.model.errors import NotFound, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent as wire
@@ -247,12 +248,12 @@ class SimulatedHost:
     def reports(self) -> list[wire.SandboxReport]:
         return [held.report for held in self.held.values()]
 
-    def slot(self, sandbox_id: str) -> Slot:
+    def reach(self, sandbox_id: str) -> Reach:
         """The tunnel asks for a slot and gives it to `connect`: the sandbox itself travels as that slot."""
         held = self._get(sandbox_id)
         if held.report.state is not State.RUNNING:
             raise NotFound("the sandbox does not run", code="sandbox_not_found")
-        return cast("Slot", held)
+        return Reach(cast("Slot", held), held.access_token)
 
     async def connect(self, slot: Slot, port: int, timeout: float) -> socket.socket:
         """Ports other than envd's are those of this machine's loopback."""

@@ -1,18 +1,22 @@
 """Where a request to the agent's port goes: `CONNECT {sandbox id}:{port}` into the sandbox, all else to the RPC.
 
-The listener splices the bytes of a tunnel without a task of ours, with back-pressure and half-close.
+A port that is refused on the guest's address may be open on its loopback: envd leads there. The listener splices the
+bytes of a tunnel without a task of ours, with back-pressure and half-close.
 """
 
+import socket
 import ssl
+from collections.abc import Awaitable
 from pathlib import Path
 
 from wrenn_server.edge.target import Answer, Peer, Refused, Route, Target, Tunnel, Upstream
 from wrenn_server.hostagent.credentials import Verifier
+from wrenn_server.hostagent.guest import loopback
 from wrenn_server.hostagent.network.base import SlotPool
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Forbidden, GuestError, InvalidRequest, NotFound, WrennError
-from wrenn_server.wire import problems
+from wrenn_server.wire import envd, problems
 from wrenn_server.wire.head import Head
 from wrenn_server.wire.stream import Stream, adopt, connect_unix
 
@@ -40,11 +44,20 @@ def routes(registry: Registry, slots: SlotPool, verifier: Verifier, api: str) ->
 
         async def connect() -> Stream:
             try:
-                slot = registry.slot(id)
+                reach = registry.reach(id)
             except WrennError as error:
                 # Whoever looks for a port cares that nothing is there, not in which of its states the sandbox is.
                 raise Refused(_refusal(NotFound(error.message, code="sandbox_not_found"))) from error
-            return await adopt(await slots.connect(slot, port, CONNECT_TIMEOUT))
+            try:
+                return await adopt(await slots.connect(reach.slot, port, CONNECT_TIMEOUT))
+            except ConnectionRefusedError:
+                if port == envd.PORT:
+                    raise
+
+            def to_envd(timeout: float) -> Awaitable[socket.socket]:
+                return slots.connect(reach.slot, envd.PORT, timeout)
+
+            return await loopback.connect(to_envd, reach.access_token, port, CONNECT_TIMEOUT)
 
         return Tunnel(
             connect=connect,

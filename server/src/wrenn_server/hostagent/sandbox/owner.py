@@ -207,7 +207,7 @@ class Owner:
                 envd_version=box.envd_version or entry.envd_version,
                 snapshot=None,
                 saved_memory=None,
-                message=None,
+                message=box.complaint,
             )
         )
         if saved is not None:

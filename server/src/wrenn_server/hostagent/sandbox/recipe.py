@@ -101,6 +101,8 @@ class Box:
     vm: Vm
     overlay: Path
     envd_version: str
+    complaint: str | None
+    """For a person: what may be missing on its disk."""
     hold: Hold = field(default_factory=Hold)
 
     def detach(self) -> None:
@@ -134,7 +136,13 @@ class Failed(Exception):
 
 @asynccontextmanager
 async def running(
-    host: Host, entry: Entry, source: Source, *, init: Callable[[], envd.Init], proof: str | None
+    host: Host,
+    entry: Entry,
+    source: Source,
+    *,
+    init: Callable[[], envd.Init],
+    proof: str | None,
+    reboot: bool = False,
 ) -> AsyncGenerator[Box]:
     """A sandbox restored from `source`, or booted when that has no memory; entered when its guest has acknowledged
     `/init`.
@@ -142,6 +150,7 @@ async def running(
     :param entry: the intent, written to the journal with slot and image before anything is started
     :param init: called at the last moment, because the time is in it
     :param proof: the access token in the restored memory; None when there is none yet
+    :param reboot: boot even when there is memory
     :raises Failed: it did not come to life, and nothing is left of it; :raises WrennError: no slot, source gone
     """
     steps = Steps()
@@ -150,7 +159,7 @@ async def running(
             steps.done("source")
             async with host.starts:
                 steps.done("turn")
-                box = await _brought_up(host, entry, saved, stack, steps, init, proof)
+                box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot)
         log.info("runs", action="runs", sandbox_id=entry.id, **steps.milliseconds)
         yield box
 
@@ -163,6 +172,7 @@ async def _brought_up(
     steps: Steps,
     init: Callable[[], envd.Init],
     proof: str | None,
+    reboot: bool,
 ) -> Box:
     hold = Hold()
     slot = await stack.enter_async_context(_slot(host, hold))
@@ -175,8 +185,16 @@ async def _brought_up(
         overlay = await both(host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry))
         steps.done("disk")
         spec, place = host.spec(entry, overlay), host.place(entry.id, slot, directory)
-        if saved.memory is not None:
-            vm = await stack.enter_async_context(host.driver.restore(spec, place, saved.memory))
+        memory, complaint = saved.memory, None
+        if memory is not None and reboot:
+            # What programs have written is in this memory still, not on the disk.
+            async with host.driver.restore(spec, place, memory) as vm:
+                complaint = await flushed(host, slot, entry, proof or "")
+                await vm.pause()
+            memory = None
+            steps.done("flush")
+        if memory is not None:
+            vm = await stack.enter_async_context(host.driver.restore(spec, place, memory))
             steps.done("vm")
         else:
             vm = await stack.enter_async_context(host.driver.boot(spec, place))
@@ -186,7 +204,18 @@ async def _brought_up(
             steps.done("boot")
         version = await _introduce(host, slot, vm, init, proof)
         steps.done("guest")
-    return Box(entry, slot, egress, vm, overlay, version, hold)
+    return Box(entry, slot, egress, vm, overlay, version, complaint, hold)
+
+
+async def flushed(host: Host, slot: Slot, entry: Entry, token: str) -> str | None:
+    """Has a running guest write out its file systems. What is to be told when it does not: its disk is then what a power
+    cut would leave, which the journal of its file system can stand, and a guest that hangs must not have its way."""
+    try:
+        await host.guest.flush(to_envd(host, slot), token, memory_mb=entry.memory_mb)
+    except GuestFailed as error:
+        log.warning("a disk is not up to date", action="flush_failed", sandbox_id=entry.id, error=str(error))
+        return f"{error}; what its programs had not synced may be lost"
+    return None
 
 
 @asynccontextmanager
@@ -210,7 +239,7 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
         except (VmmError, WrennError) as error:
             await host.strays.remove(f"{host.cgroup}/{entry.id}")  # nobody can steer it any more
             raise Failed(Reason.VMM_CRASHED, f"its VM cannot be taken over: {error}") from error
-        yield Box(entry, slot, egress, vm, overlay, entry.envd_version, hold)
+        yield Box(entry, slot, egress, vm, overlay, entry.envd_version, None, hold)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -38,6 +39,14 @@ SUCCESSION = 1.0
 
 T = TypeVar("T")
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The way into a running sandbox."""
+
+    slot: Slot
+    access_token: str = field(repr=False)
 
 
 class Registry:
@@ -165,13 +174,14 @@ class Registry:
             async def source() -> AsyncGenerator[Saved]:
                 if paused.snapshot is None:
                     raise Internal("the journal names no snapshot", code="snapshot_missing")
-                saved = await host.files.snapshots.saved(id, paused.snapshot)
-                yield saved if body.memory else saved.without_memory()
+                yield await host.files.snapshots.saved(id, paused.snapshot)
 
             return Begin(
                 target,
                 Lease(body.ttl_sec, body.on_timeout, body.pause_memory),
-                lambda: recipe.running(host, intent, source, init=init, proof=paused.access_token),
+                lambda: recipe.running(
+                    host, intent, source, init=init, proof=paused.access_token, reboot=not body.memory
+                ),
             )
 
         return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))
@@ -291,14 +301,12 @@ class Registry:
     def templates(self) -> list[str]:
         return self._templates.names()
 
-    def slot(self, id: str) -> Slot:
-        """Of a running sandbox, for connections into it.
-
-        :raises NotFound: :raises Conflict: it does not run"""
+    def reach(self, id: str) -> Reach:
+        """:raises NotFound: :raises Conflict: it does not run"""
         owner = self._owner(id)
         if owner.box is None:
             raise Conflict(f"the sandbox is {owner.entry.state}", code="invalid_state")
-        return owner.box.slot
+        return Reach(owner.box.slot, owner.entry.access_token)
 
     # Owners and their tasks.
 

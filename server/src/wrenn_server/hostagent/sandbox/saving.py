@@ -5,7 +5,6 @@ from pathlib import Path
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from wrenn_server.hostagent.guest.client import GuestFailed
 from wrenn_server.hostagent.sandbox import recipe
 from wrenn_server.hostagent.sandbox.interrupt import Interrupts
 from wrenn_server.hostagent.sandbox.journal import unbroken
@@ -81,18 +80,9 @@ class Saving:
                 await self._continue(box)
 
     async def _flush(self, box: Box) -> str | None:
-        """Has the guest write out its file systems. What is to be said when it does not: its disk is then what a power
-        cut would have left, which its journal can stand, and a guest that hangs must not keep itself running."""
         entry = self._record.entry
-        try:
-            async with self._interrupts.breakable():
-                await self._host.guest.flush(
-                    recipe.to_envd(self._host, box.slot), entry.access_token, memory_mb=entry.memory_mb
-                )
-        except GuestFailed as error:
-            self._log.warning("a guest did not write out its disk", action="flush_failed", error=str(error))
-            return f"{error}; what its programs had not synced may be lost"
-        return None
+        async with self._interrupts.breakable():
+            return await recipe.flushed(self._host, box.slot, entry, entry.access_token)
 
     async def _continue(self, box: Box) -> None:
         """Lets a stopped VM run on; that it cannot because it has ended will be told by its watcher."""

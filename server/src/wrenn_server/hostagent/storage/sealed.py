@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -40,9 +40,6 @@ class Saved:
     overlay: Path
     image: Path
     """Root file system under the overlay."""
-
-    def without_memory(self) -> "Saved":
-        return replace(self, memory=None)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
