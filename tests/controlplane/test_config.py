@@ -55,6 +55,15 @@ def test_tls_is_a_port_beside_the_plain_one() -> None:
             load(half, None)
 
 
+def test_the_domain_of_the_ports() -> None:
+    assert load({}, None).proxy_domain is None
+    for text in ("sandboxes.example.com", "localhost:8000", "Example.com:443"):
+        assert load({"CP_PROXY_DOMAIN": text}, None).proxy_domain == text.lower()
+    for text in ("https://example.com", "a b", "example.com/", "*.example.com", "x:y", "-"):
+        with pytest.raises(ConfigError, match="CP_PROXY_DOMAIN"):
+            load({"CP_PROXY_DOMAIN": text}, None)
+
+
 def test_a_line_that_is_none(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("A=1\nnonsense\n")
     with pytest.raises(ConfigError, match="line 2"):

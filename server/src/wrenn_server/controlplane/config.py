@@ -1,6 +1,7 @@
 """Settings of the control plane, from the environment and from `.env` in the working directory."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from wrenn_server.linux.env_file import read_env_file
 VERSION = version("wrenn-server")
 MOST_WORKERS = 64
 TLS_LISTEN = "0.0.0.0:8443"
+_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,200}[a-z0-9])?(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
 
 
@@ -96,6 +98,8 @@ class Config:
     """CP_CPU_OVERCOMMIT, CP_MEMORY_OVERCOMMIT, CP_DISK_OVERCOMMIT. Disk is high because overlays are sparse; memory is
     above 1 because sandboxes of a template share its pages and touch few of their own."""
 
+    proxy_domain: str | None = None
+    """CP_PROXY_DOMAIN: where `{port}-{id}.` lead to the ports of sandboxes, perhaps with a port; told in E2B's answers"""
     workers: int = 1
     """CP_WORKERS: processes that share the port"""
     tls: Tls | None = None
@@ -123,6 +127,7 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
         ("CP_LISTEN_ADDR", "listen", _listen),
         ("CP_HOST_AGENT_ADDR", "agent", AgentAddress.parse),
         ("WRENN_DATA_DIR", "data_dir", _path),
+        ("CP_PROXY_DOMAIN", "proxy_domain", _domain),
         ("CP_WORKERS", "workers", _workers),
         ("CP_TRUSTED_PROXIES", "trusted_proxies", Networks),
     ):
@@ -175,6 +180,12 @@ def _listen(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(text).absolute()
+
+
+def _domain(text: str) -> str:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError("expected a domain, perhaps with :PORT")
+    return text.lower()
 
 
 def _workers(text: str) -> int:

@@ -62,3 +62,13 @@ async def page(
         *args,
     )
     return rows(records, SandboxRow)
+
+
+async def count(db: Executor, team_id: str, states: Collection[State]) -> int:
+    """:param states: of those that have not ended"""
+    return await db.fetchval(
+        """SELECT count(*) FROM sandboxes
+            WHERE team_id = $1 AND state = ANY($2) AND state NOT IN ('failed', 'killed')""",
+        team_id,
+        [state.value for state in states],
+    )

@@ -111,6 +111,17 @@ async def page(
     return rows(records, SnapshotRow)
 
 
+async def of_template(db: Executor, template_id: str) -> list[SnapshotRow]:
+    """Those that its tags lead to, newest first."""
+    records = await db.fetch(
+        """SELECT * FROM snapshots
+            WHERE id IN (SELECT snapshot_id FROM template_tags WHERE template_id = $1) AND state = 'ready'
+            ORDER BY created_at DESC, id DESC""",
+        template_id,
+    )
+    return rows(records, SnapshotRow)
+
+
 async def hold(db: Executor, id: str) -> bool:
     """Until the transaction ends, the snapshot stays usable. False: it is not."""
     return (

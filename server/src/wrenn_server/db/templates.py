@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 
 from wrenn_server.db.pool import Executor, row, rows
+from wrenn_server.model.template import DEFAULT_TAG
 
 
 class TemplateRow(msgspec.Struct, kw_only=True):
@@ -25,6 +26,18 @@ class TagRow(msgspec.Struct, kw_only=True):
     tag: str
     snapshot_id: str
     created_at: datetime
+
+
+class SummaryRow(TemplateRow):
+    """With what its name alone leads to; None: nothing, or its image."""
+
+    snapshot_id: str | None
+    vcpus: int | None
+    memory_mb: int | None
+    disk_mb: int | None
+    saved_at: datetime | None
+    snapshots: int
+    """That its tags lead to."""
 
 
 async def visible(db: Executor, team_id: str) -> list[TemplateRow]:
@@ -44,6 +57,23 @@ async def find(db: Executor, team_id: str, names: Sequence[str]) -> TemplateRow 
         list(names),
     )
     return row(record, TemplateRow)
+
+
+async def summaries(db: Executor, team_id: str | None, *, template_id: str | None = None) -> list[SummaryRow]:
+    """Of a team, or (None) of the platform; all, or one. The oldest first."""
+    records = await db.fetch(
+        """SELECT t.*, s.id AS snapshot_id, s.vcpus, s.memory_mb, s.disk_mb, s.created_at AS saved_at,
+                  (SELECT count(DISTINCT snapshot_id) FROM template_tags WHERE template_id = t.id) AS snapshots
+             FROM templates t
+             LEFT JOIN template_tags g ON g.template_id = t.id AND g.tag = $3
+             LEFT JOIN snapshots s ON s.id = g.snapshot_id
+            WHERE t.team_id IS NOT DISTINCT FROM $1 AND ($2::text IS NULL OR t.id = $2)
+            ORDER BY t.created_at, t.id""",
+        team_id,
+        template_id,
+        DEFAULT_TAG,
+    )
+    return rows(records, SummaryRow)
 
 
 async def exists(db: Executor, team_id: str, names: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openap
 from wrenn_server.controlplane.api.auth import Cp
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.e2b import app as e2b
 from wrenn_server.model.errors import WrennError
 
 _CALLER = {"caller": Provide(auth.provide_caller, sync_to_thread=False)}
@@ -42,7 +43,7 @@ async def metrics(cp: Cp) -> Response[bytes]:
 
 def build(cp: ControlPlane) -> ASGIApp:
     # Outside of Litestar, whose own middleware does not see paths and methods that it does not know.
-    return http.outermost(litestar(cp))
+    return http.outermost(e2b.beside(litestar(cp), e2b.litestar(cp)))
 
 
 def litestar(cp: ControlPlane | None) -> Litestar:

@@ -89,7 +89,8 @@ def outermost(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Response[bytes]:
+def note(error: WrennError) -> None:
+    """Into the log, what is not the caller's doing."""
     if error.status >= 500:
         log.warning(
             "request failed",
@@ -98,13 +99,22 @@ def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Respon
             error=error.message,
             cause=repr(error.__cause__) if error.__cause__ else None,
         )
+
+
+def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Response[bytes]:
+    note(error)
     content = problems.encode(error, request.scope["state"].get(_STATE))
     headers = {"Retry-After": "1"} if error.retryable else {}
     return Response(content, status_code=error.status, media_type="application/json", headers=headers)
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    return _with_status(on_wrenn_error(request, _translate(error)), error)
+    translated = translate(error)
+    response = on_wrenn_error(request, translated)
+    response.status_code = status(error, translated)
+    if response.status_code == 405 and error.headers:
+        response.headers.update(error.headers)
+    return response
 
 
 def on_anything(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -112,28 +122,29 @@ def on_anything(request: Request[Any, Any, Any], error: Exception) -> Response[b
     return on_wrenn_error(request, errors.Internal("something went wrong on our side"))
 
 
-def _translate(error: HTTPException) -> WrennError:
-    status = error.status_code
+def translate(error: HTTPException) -> WrennError:
+    """The framework's refusals as ours."""
     if isinstance(error, ValidationException):
         return InvalidRequest(_validation_message(error))
-    if status == 413:
+    if error.status_code == 413:
         return TooLarge(f"the body is longer than {MAX_BODY} bytes")
-    if status == 500:
+    if error.status_code == 500:
         # Litestar's name for a client that left in the middle of its body: nobody reads this answer.
         return InvalidRequest("the request broke off")
-    code = _HTTP_CODES.get(status, "invalid_request" if status < 500 else "internal_error")
-    return errors.BY_STATUS.get(status, InvalidRequest)(str(error.detail), code=code)
+    code = _HTTP_CODES.get(
+        error.status_code, "invalid_request" if error.status_code < 500 else "internal_error"
+    )
+    return errors.BY_STATUS.get(error.status_code, InvalidRequest)(str(error.detail), code=code)
 
 
-def _with_status(response: Response[bytes], error: HTTPException) -> Response[bytes]:
-    if error.status_code in (404, 405, 413, 415):
-        response.status_code = error.status_code
-    if error.status_code == 405 and error.headers:
-        response.headers.update(error.headers)
-    return response
+def status(error: HTTPException, translated: WrennError) -> int:
+    """Of the answer: some that the framework gives have no class of ours."""
+    return error.status_code if error.status_code in _HTTP_CODES else translated.status
 
 
 def _validation_message(error: ValidationException) -> str:
     items = cast("list[dict[str, Any]]", error.extra) if isinstance(error.extra, list) else []
+    if any(item.get("key") == "data" for item in items):
+        return "a body is needed"
     found = [f"{item.get('key', '?')}: {item.get('message', '')}" for item in items]
     return "; ".join(found)[:1000] or str(error.detail)

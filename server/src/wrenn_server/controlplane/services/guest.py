@@ -31,6 +31,7 @@ T = TypeVar("T")
 UNARY_LIMIT = 8 * 1024 * 1024
 """Bytes of the longest answer to one call, e.g. a listing."""
 _ERROR_LIMIT = 64 * 1024
+_HEALTH_SEC = 5.0
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}\$?")
 
 
@@ -67,6 +68,18 @@ async def running(cp: ControlPlane, team_id: str, sandbox_id: str) -> Guest:
         raise Conflict(f"sandbox {sandbox_id} is {location.state}, not running")
     cp.seen.sandbox(parsed)
     return Guest(parsed, Host(location.host_id, location.address), location.access_token)
+
+
+async def demand_health(cp: ControlPlane, guest: Guest) -> None:
+    """:raises Unavailable: `guest_unresponsive`, envd does not answer"""
+    try:
+        async with connected(cp, guest, head=_HEALTH_SEC) as connection:
+            response = await connection.request("GET", "/health")
+            await response.read(limit=_ERROR_LIMIT)
+    except (GuestError, TimedOut) as error:
+        raise Unavailable(
+            f"the agent in sandbox {guest.id} does not answer", code="guest_unresponsive"
+        ) from error
 
 
 @asynccontextmanager

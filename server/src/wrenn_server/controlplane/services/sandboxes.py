@@ -136,6 +136,11 @@ async def page(
     )
 
 
+async def count(cp: ControlPlane, team_id: str, states: Collection[State]) -> int:
+    """:param states: of those that have not ended"""
+    return await listing.count(cp.db, team_id, states)
+
+
 async def kill(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
     """Legal in every state. Answers when the host has ended it; when the host is away, that is done later.
 

@@ -11,7 +11,7 @@ from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.pool import Executor
 from wrenn_server.db.snapshots import SnapshotRow
-from wrenn_server.db.templates import TagRow, TemplateRow
+from wrenn_server.db.templates import SummaryRow, TagRow, TemplateRow
 from wrenn_server.model.errors import Forbidden, InvalidRequest, NotFound
 from wrenn_server.model.ids import new_template_id, parse_snapshot_id
 from wrenn_server.model.snapshot import SnapshotState
@@ -86,6 +86,20 @@ async def look_up(cp: ControlPlane, team_id: str, text: str) -> TemplateRow:
 async def listing(cp: ControlPlane, team_id: str) -> list[TemplateRow]:
     """The platform's and the team's own."""
     return await db_templates.visible(cp.db, team_id)
+
+
+async def summaries(cp: ControlPlane, team_id: str | None) -> list[SummaryRow]:
+    """The team's own, or (None) the platform's; the oldest first."""
+    return await db_templates.summaries(cp.db, team_id)
+
+
+async def get(cp: ControlPlane, team_id: str, text: str) -> tuple[SummaryRow, list[SnapshotRow]]:
+    """The template and what its tags lead to. :raises NotFound:"""
+    template = await find(cp, team_id, parse_reference(text), text)
+    found = await db_templates.summaries(cp.db, template.team_id, template_id=template.id)
+    if not found:
+        raise not_found(text)
+    return found[0], await db_snapshots.of_template(cp.db, template.id)
 
 
 # Tags
