@@ -28,6 +28,11 @@ class TagRow(msgspec.Struct, kw_only=True):
     created_at: datetime
 
 
+class FoundRow(TemplateRow):
+    snapshot_id: str | None
+    """That the tag which was asked for leads to."""
+
+
 class SummaryRow(TemplateRow):
     """With what its name alone leads to; None: nothing, or its image."""
 
@@ -48,15 +53,18 @@ async def visible(db: Executor, team_id: str) -> list[TemplateRow]:
     return rows(records, TemplateRow)
 
 
-async def find(db: Executor, team_id: str, names: Sequence[str]) -> TemplateRow | None:
+async def find(db: Executor, team_id: str, names: Sequence[str], tag: str) -> FoundRow | None:
     """By one of the names or an id; the team's own come first, then the platform's."""
     record = await db.fetchrow(
-        """SELECT * FROM templates WHERE (name = ANY($2) OR id = ANY($2)) AND (team_id = $1 OR team_id IS NULL)
-            ORDER BY team_id NULLS LAST LIMIT 1""",
+        """SELECT t.*, g.snapshot_id
+             FROM templates t LEFT JOIN template_tags g ON g.template_id = t.id AND g.tag = $3
+            WHERE (t.name = ANY($2) OR t.id = ANY($2)) AND (t.team_id = $1 OR t.team_id IS NULL)
+            ORDER BY t.team_id NULLS LAST LIMIT 1""",
         team_id,
         list(names),
+        tag,
     )
-    return row(record, TemplateRow)
+    return row(record, FoundRow)
 
 
 async def summaries(db: Executor, team_id: str | None, *, template_id: str | None = None) -> list[SummaryRow]:

@@ -153,10 +153,9 @@ async def _named(cp: ControlPlane, team_id: str, text: str) -> tuple[str | None,
     if template.team_id != team_id:
         raise Forbidden(f"template {template.name} is the platform's", code="template_forbidden")
     if reference.tag is not None:
-        led = await db_templates.tag(cp.db, template.id, reference.tag)
-        if led is None:
+        if template.snapshot_id is None:
             raise _not_found(text)
-        return None, [led]
+        return None, [template.snapshot_id]
     tags = await db_templates.tags(cp.db, template.id)
     return template.id, sorted({tag.snapshot_id for tag in tags})
 

@@ -11,7 +11,7 @@ from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.pool import Executor
 from wrenn_server.db.snapshots import SnapshotRow
-from wrenn_server.db.templates import SummaryRow, TagRow, TemplateRow
+from wrenn_server.db.templates import FoundRow, SummaryRow, TagRow, TemplateRow
 from wrenn_server.model.errors import Forbidden, InvalidRequest, NotFound
 from wrenn_server.model.ids import new_template_id, parse_snapshot_id
 from wrenn_server.model.snapshot import SnapshotState
@@ -46,9 +46,8 @@ async def resolve(cp: ControlPlane, team_id: str, text: str) -> Resolved:
         snapshot = await _snapshot(cp, team_id, snapshot_id, text)
         return Resolved(snapshot.id, snapshot.id, snapshot.image, snapshot)
     template = await find(cp, team_id, reference, text)
-    led = await db_templates.tag(cp.db, template.id, reference.tag or DEFAULT_TAG)
-    if led is not None:
-        snapshot = await _snapshot(cp, team_id, led, text)
+    if template.snapshot_id is not None:
+        snapshot = await _snapshot(cp, team_id, template.snapshot_id, text)
         return Resolved(template.id, template.name, snapshot.image, snapshot)
     if template.image is None or reference.tag not in (None, DEFAULT_TAG):
         raise NotFound(
@@ -57,14 +56,15 @@ async def resolve(cp: ControlPlane, team_id: str, text: str) -> Resolved:
     return Resolved(template.id, template.name, template.image)
 
 
-async def find(cp: ControlPlane, team_id: str, reference: Reference, text: str) -> TemplateRow:
-    """
+async def find(cp: ControlPlane, team_id: str, reference: Reference, text: str) -> FoundRow:
+    """The template, and where the reference's tag leads.
+
     :param text: that the reference was read from, for the error
     :raises NotFound: `template_not_found`
     """
     found = None
     if reference.namespace in (None, team_id):
-        found = await db_templates.find(cp.db, team_id, _spellings(reference))
+        found = await db_templates.find(cp.db, team_id, _spellings(reference), reference.tag or DEFAULT_TAG)
     if found is None or (reference.namespace is not None and found.team_id is None):
         raise not_found(text)
     return found
