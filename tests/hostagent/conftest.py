@@ -3,6 +3,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hostagent.control_plane import FakeControlPlane
 from hostagent.world import World
 
 from wrenn_server.model.sandbox import Reason
@@ -15,3 +16,11 @@ async def world(tmp_path: Path) -> AsyncGenerator[World]:
     for vm in list(world.vms.values()):  # they outlive their agent, not their test
         vm.end(Reason.USER, "")
     await asyncio.sleep(0)  # for the transports to close
+
+
+@pytest.fixture
+async def cp() -> AsyncGenerator[FakeControlPlane]:
+    fake = FakeControlPlane()
+    async with await asyncio.start_server(fake.serve, "127.0.0.1", 0) as server:
+        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield fake

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hostagent.world import FakeEnvd
 
 from wrenn_server.hostagent.guest import client
 from wrenn_server.hostagent.guest.client import Guest, GuestFailed
@@ -125,18 +124,6 @@ async def test_silence_ends_with_the_time() -> None:
     async with guest_that(serve) as connecting:
         with pytest.raises(GuestFailed, match=r"within 0\.1 s"):
             await guest(0.1).introduce(connecting, init, None)
-
-
-async def test_metrics_are_data_and_nothing_more() -> None:
-    envd = FakeEnvd()
-    await envd.start()
-    envd.metrics = b'{"ts": 1, "cpu_count": 2, "mem_used": 3, "something": "new"}'
-    metrics = await guest().metrics(lambda timeout: connect(envd.port), "token")
-    assert (metrics.cpu_count, metrics.mem_used) == (2, 3)
-    envd.metrics = b'{"ts": "<script>"}'
-    with pytest.raises(GuestFailed, match="not what they should be"):
-        await guest().metrics(lambda timeout: connect(envd.port), "token")
-    envd.stop()
 
 
 def test_times_have_nanoseconds_and_a_zone() -> None:

@@ -1,18 +1,17 @@
 """Joining and heartbeats, against a control plane that is a socket with a script."""
 
 import asyncio
-import contextlib
 import json
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hostagent.calls import HOST, Signer
+from hostagent.control_plane import FakeControlPlane
 
 from wrenn_server.hostagent import config, credentials, heartbeat, registration
 from wrenn_server.hostagent.control_plane import ControlPlane
@@ -30,39 +29,6 @@ SPECS = HostSpecs(
     accelerated=False,
     version="0",
 )
-Answer = Callable[[str, dict[str, Any]], tuple[int, object] | None]
-
-
-class FakeControlPlane:
-    """Answers each call by `answer(path, body)`; None: closes without one."""
-
-    def __init__(self) -> None:
-        self.calls: asyncio.Queue[tuple[str, dict[str, str], dict[str, Any]]] = asyncio.Queue()
-        self.answer: Answer = lambda path, body: (204, None)
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            fields = dict(line.split(": ", 1) for line in lines if line)
-            fields = {name.lower(): value for name, value in fields.items()}
-            body = json.loads(await reader.readexactly(int(fields.get("content-length", 0))))
-            path = first.split()[1]
-            answer = self.answer(path, body)
-            if answer is not None:
-                data = json.dumps(answer[1]).encode() if answer[1] is not None else b""
-                writer.write(f"HTTP/1.1 {answer[0]} X\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-                await writer.drain()
-            self.calls.put_nowait((path, fields, body))
-        writer.close()
-
-
-@pytest.fixture
-async def cp() -> AsyncGenerator[FakeControlPlane]:
-    fake = FakeControlPlane()
-    async with await asyncio.start_server(fake.serve, "127.0.0.1", 0) as server:
-        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        yield fake
 
 
 def registered(**changes: object) -> dict[str, object]:

@@ -44,7 +44,8 @@ class FakeEnvd:
         self.syncs = 0
         self.hangs = False
         """It never finishes a sync."""
-        self.metrics = b"{}"
+        self.metrics: bytes | None = b"{}"
+        """None: it never answers."""
         self.loopback: bytes | None = None
         """What it answers when it is asked for a port of its loopback; None: nobody listens there."""
         self.port = 0
@@ -76,8 +77,10 @@ class FakeEnvd:
                 status = 502
             if head.startswith("POST /sync "):
                 status = await self._sync(fields.get("x-access-token"))
-            if head.startswith("GET /metrics "):
-                status, answer = 200, self.metrics
+            if head.startswith("GET /metrics ") and self.metrics is None:
+                await reader.read()
+            elif head.startswith("GET /metrics "):
+                status, answer = 200, self.metrics or b""
             framing = f"Content-Length: {len(answer)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 {status} Answer\r\n{framing}\r\n\r\n".encode() + answer)
             await writer.drain()
@@ -352,6 +355,7 @@ class World:
         self.reached: dict[str, asyncio.Event] = {}
         self.history: dict[str, list[State]] = {}
         self.changes = asyncio.Condition()
+        self.listeners: list[Callable[[Entry], None]] = []
         self._told: set[asyncio.Task[None]] = set()
 
     def host(self) -> Host:
@@ -415,6 +419,8 @@ class World:
         if states and states[-1] is not entry.state:
             assert may(states[-1], entry.state), f"{states[-1]} -> {entry.state}"
         states.append(entry.state)
+        for listener in self.listeners:
+            listener(entry)
         task = asyncio.get_running_loop().create_task(self._tell())
         self._told.add(task)
         task.add_done_callback(self._told.discard)

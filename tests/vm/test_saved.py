@@ -139,12 +139,14 @@ async def test_an_agent_killed_during_a_snapshot_leaves_the_source_running_and_n
     assert await count(agent, one, "mine") >= before
 
 
-async def test_a_guest_that_hangs_is_paused_all_the_same(agent: AgentProcess) -> None:
+async def test_a_guest_that_does_not_answer_is_paused_all_the_same(agent: AgentProcess) -> None:
     id = new_sandbox_id()
     path = f"/v1/sandboxes/{id}"
     await agent.ok("PUT", path, start())
     await agent.run(id, "token1", "echo synced > ~/file; sync")
-    await agent.run(id, "token1", "sudo sh -c 'kill -STOP $(pgrep -f \"envd serve\")' &")
+    await agent.run(
+        id, "token1", "sudo sh -c '(sleep 0.3; ip link set eth0 down) > /dev/null 2>&1 &'; sleep 0.2"
+    )
     report = await agent.ok("POST", f"{path}/pause", {"generation": 1, "memory": False})
     assert report["state"] == "paused"
     assert "may be lost" in report["message"]

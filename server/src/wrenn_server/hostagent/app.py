@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.heartbeat import Content, Heart
 from wrenn_server.hostagent.metrics import Metrics
 from wrenn_server.hostagent.network.slots import Slots
+from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
 from wrenn_server.hostagent.sandbox.clock import WallClock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
@@ -64,8 +65,11 @@ class Changes:
     def __init__(self) -> None:
         self.listener: Listener | None = None
         self.heart: Heart | None = None
+        self.sampler: Sampler | None = None
 
     def __call__(self, entry: Entry) -> None:
+        if self.sampler is not None:
+            self.sampler.changed(entry)
         if self.heart is not None:
             self.heart.wake()
         if self.listener is not None and entry.state not in {State.RUNNING, State.PAUSING}:
@@ -119,6 +123,10 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         verifier = Verifier(credentials)
         metrics = Metrics(registry.reports)
         calls = rpc.build(registry, verifier, health, metrics.registry)
+        samples = Samples()
+        if config.cp_url is not None:
+            sampler = Sampler(registry.reach, slots, host.clock, samples)
+            changes.sampler = await stack.enter_async_context(sampler)
         # Left in the opposite order: no new calls, no more boots, sandboxes let go, which answers the last calls.
         await registry.find()
         api = await stack.enter_async_context(served(calls, paths.run))
@@ -145,8 +153,10 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
                 sandboxes=registry.reports,
                 templates=registry.templates,
             )
-            changes.heart = Heart(ControlPlane(config.cp_url), credentials, content)
-            stack.enter_context(_kept(changes.heart))
+            control_plane = ControlPlane(config.cp_url)
+            changes.heart = Heart(control_plane, credentials, content)
+            stack.enter_context(_kept(changes.heart.run(), "heartbeat"))
+            stack.enter_context(_kept(Sender(control_plane, credentials, samples).run(), "send samples"))
         log.info(
             "serving", action="agent_ready", address=listener.address, vmm=host.driver.name,
             accelerated=drivers.accelerated, tls=not config.plain, sandboxes=len(registry.reports()),
@@ -205,8 +215,8 @@ async def served(app: Any, run: Path) -> AsyncGenerator[str]:
 
 
 @contextmanager
-def _kept(heart: Heart) -> Generator[None]:
-    task = asyncio.create_task(heart.run(), name="heartbeat")
+def _kept(work: Coroutine[Any, Any, None], name: str) -> Generator[None]:
+    task = asyncio.create_task(work, name=name)
     try:
         yield
     finally:

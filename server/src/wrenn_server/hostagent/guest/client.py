@@ -51,18 +51,6 @@ class GuestFailed(Exception):
     """envd did not answer in time, or not as it must; the message says what was asked."""
 
 
-class Metrics(msgspec.Struct, kw_only=True):
-    """What the guest says of itself. A hint, nothing more."""
-
-    ts: int = 0
-    cpu_count: int = 0
-    cpu_used_pct: float = 0.0
-    mem_total: int = 0
-    mem_used: int = 0
-    disk_total: int = 0
-    disk_used: int = 0
-
-
 class Guest:
     """Talks to the envd of any sandbox of this host."""
 
@@ -116,22 +104,6 @@ class Guest:
                 raise GuestFailed(f"envd answered /sync with {status}: {printable(body)}")
 
         await self._until(seconds, f"writing out the guest's file systems within {seconds:.0f} s", ask)
-
-    async def metrics(self, connect: Connect, token: str) -> Metrics:
-        """:raises GuestFailed:"""
-
-        async def ask() -> Metrics:
-            status, body, _ = await self._ask(
-                connect, "GET", "/metrics", [("X-Access-Token", token)], lambda: b""
-            )
-            if status != 200:
-                raise GuestFailed(f"envd answered /metrics with {status}")
-            try:
-                return msgspec.json.decode(body, type=Metrics)
-            except msgspec.MsgspecError as error:
-                raise GuestFailed("envd's metrics are not what they should be") from error
-
-        return await self._until(5.0, "asking envd for its metrics", ask)
 
     async def _init(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> str:
         headers = [("Content-Type", "application/json")]
