@@ -21,6 +21,5 @@ async def world(tmp_path: Path) -> AsyncGenerator[World]:
 @pytest.fixture
 async def cp() -> AsyncGenerator[FakeControlPlane]:
     fake = FakeControlPlane()
-    async with await asyncio.start_server(fake.serve, "127.0.0.1", 0) as server:
-        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with fake.serving():
         yield fake

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, object] | None]
@@ -16,6 +17,12 @@ class FakeControlPlane:
         self.calls: asyncio.Queue[tuple[str, dict[str, str], dict[str, Any]]] = asyncio.Queue()
         self.answer: Answer = lambda path, body: (204, None)
         self.url = ""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[None]:
+        async with await asyncio.start_server(self.serve, "127.0.0.1", 0) as server:
+            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

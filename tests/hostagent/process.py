@@ -34,6 +34,8 @@ class AgentProcess:
         self.signer = Signer()
         self.process: subprocess.Popen[bytes] | None = None
         self.log = data / "agent.log"
+        self.settings: dict[str, str] = {}
+        """Environment of the next agent beside what all have."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -62,6 +64,7 @@ class AgentProcess:
                 "AGENT_SLOTS": "40",
                 "AGENT_BOOT_TIMEOUT": "150",
                 "NOTIFY_SOCKET": str(listener.path),
+                **self.settings,
             }
             with self.log.open("ab") as log:
                 argv = [sys.executable, "-m", "wrenn_server.hostagent.main"]

@@ -2,14 +2,19 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hostagent.control_plane import FakeControlPlane
 from hostagent.process import COUNTER, AgentProcess, count, serving, start
 
+from wrenn_server.model.errors import WrennError
 from wrenn_server.model.ids import new_sandbox_id
+from wrenn_server.wire import http1
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
@@ -169,3 +174,71 @@ async def test_twenty_at_once(agent: AgentProcess) -> None:
     await asyncio.gather(*(agent.ok("PUT", f"/v1/sandboxes/{name}", start()) for name in names))
     answers = await asyncio.gather(*(agent.run(name, "token1", "hostname") for name in names))
     assert [answer.strip() for answer in answers] == names
+
+
+async def test_ten_forks_at_once(agent: AgentProcess) -> None:
+    id, forks = new_sandbox_id(), [new_sandbox_id() for _ in range(10)]
+    await agent.ok("PUT", f"/v1/sandboxes/{id}", start(envs={"A": "1"}))
+    await agent.run(id, "token1", COUNTER)
+    before = await count(agent, id, "token1")
+    targets = [{"id": fork, "generation": 1, "access_token": fork} for fork in forks]
+    body = {"generation": 1, "targets": targets}
+    results = (await agent.ok("POST", f"/v1/sandboxes/{id}/fork", body))["results"]
+    assert [result["error_message"] for result in results] == [None] * 10
+    answers = await asyncio.gather(*(agent.run(fork, fork, "hostname; echo $A") for fork in forks))
+    assert [answer.split() for answer in answers] == [[fork, "1"] for fork in forks]
+    assert await count(agent, forks[-1], forks[-1]) >= before
+
+
+async def test_a_port_of_the_guests_loopback_is_reached(agent: AgentProcess) -> None:
+    id = new_sandbox_id()
+    await agent.ok("PUT", f"/v1/sandboxes/{id}", start())
+    serve = "cd /etc && python3 -m http.server {port} --bind {address} > /dev/null 2>&1 &"
+    for port, address in ((8001, "127.0.0.1"), (8002, "0.0.0.0")):
+        await agent.run(id, "token1", serve.format(port=port, address=address))
+        await agent.run(id, "token1", f"until curl -s localhost:{port} > /dev/null; do sleep 0.1; done")
+        tunnel = await http1.connect_tunnel(agent.address, f"{id}:{port}", headers=agent.headers)
+        async with http1.Connection(tunnel, timeouts=http1.Timeouts(head=30)) as connection:
+            response = await connection.request("GET", "/hostname")
+            assert (response.status, await response.read(limit=100)) == (200, f"{id}\n".encode())
+    with pytest.raises(WrennError) as refusal:
+        await http1.connect_tunnel(agent.address, f"{id}:8003", headers=agent.headers, timeout=20)
+    assert refusal.value.code == "port_not_open"
+
+
+@pytest.mark.parametrize("ttl", [0.0, 2.5])
+async def test_time_ends_to_the_half_second(agent: AgentProcess, ttl: float) -> None:
+    id, paused = new_sandbox_id(), new_sandbox_id()
+    for name, end in ((id, "kill"), (paused, "pause")):
+        await agent.ok("PUT", f"/v1/sandboxes/{name}", start())
+        body = {"generation": 1, "ttl_sec": ttl, "on_timeout": end}
+        expires = (await agent.ok("POST", f"/v1/sandboxes/{name}/timeout", body))["expires_at"]
+        async with asyncio.timeout(20):
+            while (await agent.ok("GET", f"/v1/sandboxes/{name}"))["state"] == "running":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert -0.01 < time.time() - expires < 0.5
+        assert (await left(agent, f"/v1/sandboxes/{name}", "killing"))["state"] == (
+            "killed" if end == "kill" else "paused"
+        )
+
+
+async def test_the_control_plane_is_told_what_sandboxes_use(installation: AgentProcess) -> None:
+    id, cp = new_sandbox_id(), FakeControlPlane()
+    async with cp.serving():
+        installation.settings = {"AGENT_CP_URL": cp.url}
+        try:
+            async with serving(installation) as agent, asyncio.timeout(60):
+                await agent.ok("PUT", f"/v1/sandboxes/{id}", start())
+                burn = "timeout 20 sh -c 'while :; do :; done' > /dev/null 2>&1 &"
+                await agent.run(id, "token1", burn)
+                samples: list[dict[str, Any]] = []
+                while len(samples) < 3:
+                    path, _, body = await cp.calls.get()
+                    samples += body["samples"] if path.endswith("/samples") else []
+        finally:
+            installation.settings = {}
+    assert {sample["sandbox_id"] for sample in samples} == {id}
+    assert all(4 < later["at"] - sample["at"] < 8 for sample, later in pairwise(samples))
+    assert samples[-1]["cpu_used_pct"] > 50
+    assert 0 < samples[0]["mem_used"] < samples[0]["mem_total"] <= 256 << 20
+    assert 0 < samples[0]["disk_used"] < samples[0]["disk_total"] <= 1024 << 20
