@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from support.simulated import Gate, World, eventually
-from wrenn_server.controlplane.services import sandboxes, timeouts
+from support.simulated import Gate, World
+from wrenn_server.controlplane.services import sandboxes, snapshots, timeouts
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.errors import Conflict
 from wrenn_server.model.ids import parse_sandbox_id
-from wrenn_server.model.sandbox import Reason, State
+from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent
 
 
@@ -202,16 +202,21 @@ async def test_a_timeout_for_what_its_host_has_ended_already(world: World, host:
     assert answer.json()["timeout_sec"] == 60
 
 
-@pytest.mark.parametrize("verb", ["pause", "fork"])
+@pytest.mark.parametrize("verb", ["pause", "fork", "snapshot"])
+@pytest.mark.parametrize("on_timeout", ["kill", "pause"])
 async def test_commands_for_what_its_host_has_ended_already(
-    world: World, host: SimulatedAgent, verb: str
+    world: World, host: SimulatedAgent, verb: str, on_timeout: str
 ) -> None:
-    sandbox = await world.new_sandbox()
-    host.host.ends(sandbox["id"], Reason.TIMEOUT)
-    answer = await world.api.post(f"/v1/sandboxes/{sandbox['id']}/{verb}")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "invalid_state")
-
-    async def ended() -> bool:
-        return await world.state(sandbox["id"]) == "killed"
-
-    await eventually(ended)
+    sandbox = await world.new_sandbox(on_timeout=on_timeout)
+    host.host.expires(sandbox["id"])
+    after = "paused" if on_timeout == "pause" else "killed"
+    if verb == "snapshot":
+        with pytest.raises(Conflict):
+            await snapshots.create(world.cp, world.admin.team_id, sandbox["id"])
+    else:
+        answer = await world.api.post(f"/v1/sandboxes/{sandbox['id']}/{verb}")
+        if (verb, after) == ("pause", "paused"):
+            assert (answer.status_code, answer.json()["status"]) == (200, "paused")
+        else:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "invalid_state")
+    assert await world.state(sandbox["id"]) == after

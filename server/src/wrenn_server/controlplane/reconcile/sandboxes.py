@@ -8,7 +8,7 @@ import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import decide
-from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.controlplane.services import outcomes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
@@ -70,7 +70,7 @@ async def _settle(cp: ControlPlane, row: SandboxRow) -> float | None:
         state=row.state,
         decision=type(decision).__name__,
     )
-    await sandboxes.apply(cp, row, where, decision)
+    await outcomes.apply(cp, row, where, decision)
     return RETRY_SEC if isinstance(decision, decide.Wait) or _open(row, decision) else None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
-from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.controlplane.services import outcomes, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import Internal, Unavailable, WrennError
@@ -92,8 +92,8 @@ async def _fork(
             report = await cp.hosts.fork(host, source.id, message)
         except WrennError as error:
             for row in inserted:
-                await sandboxes.start_failed(cp, row, host, error)
-            raise await sandboxes.failed(cp, source, host, error, "fork") from error
+                await outcomes.start_failed(cp, row, host, error)
+            raise await outcomes.failed(cp, source, host, error, "fork") from error
         results = {result.id: result for result in report.results}
         return [await _forked(cp, row, host, results.get(row.id)) for row in inserted]
 
@@ -101,11 +101,11 @@ async def _fork(
 async def _forked(cp: ControlPlane, row: SandboxRow, host: Host, result: agent.ForkResult | None) -> Forked:
     try:
         if result is not None and result.report is not None:
-            return Forked(await sandboxes.started(cp, row, host, result.report), None)
+            return Forked(await outcomes.started(cp, row, host, result.report), None)
         error: WrennError = Internal("the host did not fork this one", code="agent_error")
         if result is not None and result.error_message:
             error = Internal(result.error_message, code=result.error_code)
-        await sandboxes.start_failed(cp, row, host, error)
+        await outcomes.start_failed(cp, row, host, error)
     except WrennError as failed:
         error = failed
     return Forked(None, error)

@@ -19,7 +19,7 @@ from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.keys import HostClaims
 from wrenn_server.controlplane.reconcile import decide
-from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.controlplane.services import outcomes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
@@ -193,7 +193,7 @@ async def _believe(cp: ControlPlane, host: HostRow, row: SandboxRow, report: age
     if isinstance(decision, decide.Nothing | decide.Wait):
         return
     try:
-        await sandboxes.apply(cp, row, cp.host(host.id, host.address), decision)
+        await outcomes.apply(cp, row, cp.host(host.id, host.address), decision)
     except WrennError as error:
         log.warning("report not applied", action="apply_failed", sandbox_id=row.id, error=error.message)
 

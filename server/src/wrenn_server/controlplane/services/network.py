@@ -1,7 +1,7 @@
 """Changing what a sandbox may reach. The host first, then the row, as with timeouts (`timeouts.py`)."""
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import egress, sandboxes
+from wrenn_server.controlplane.services import egress, outcomes, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import Conflict, WrennError
@@ -40,8 +40,8 @@ async def _tell(cp: ControlPlane, row: SandboxRow, network: agent.Network) -> bo
     try:
         await cp.hosts.rewire(host, row.id, agent.Rewire(generation=row.generation, network=network))
     except WrennError as error:
-        answer = await sandboxes.failed(cp, row, host, error, "change the network of")
-        if await sandboxes.is_as(cp, row):
+        answer = await outcomes.failed(cp, row, host, error, "change the network of")
+        if await outcomes.is_as(cp, row):
             raise answer from error
         return False
     return True

@@ -4,7 +4,7 @@ failed resume leaves it paused; what is true is what the host says."""
 import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import sandboxes
+from wrenn_server.controlplane.services import outcomes, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import Unavailable, WrennError
@@ -56,7 +56,7 @@ async def _pause(
             report = await cp.hosts.pause(host, row.id, message)
         except WrennError as error:
             log.warning("pause failed", action="pause_failed", sandbox_id=row.id, error=error.message)
-            raise await sandboxes.failed(cp, pausing, host, error, "pause") from error
+            raise await outcomes.failed(cp, pausing, host, error, "pause") from error
         paused = await db_sandboxes.settle(
             cp.db,
             row.id,
@@ -100,5 +100,5 @@ async def _resume(
             report = await cp.hosts.resume(host, row.id, message)
         except WrennError as error:
             log.warning("resume failed", action="resume_failed", sandbox_id=row.id, error=error.message)
-            raise await sandboxes.failed(cp, resuming, host, error, "resume") from error
-        return await sandboxes.started(cp, resuming, host, report)
+            raise await outcomes.failed(cp, resuming, host, error, "resume") from error
+        return await outcomes.started(cp, resuming, host, report)

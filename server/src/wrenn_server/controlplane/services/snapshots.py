@@ -7,7 +7,7 @@ from datetime import datetime
 import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import sandboxes, templates
+from wrenn_server.controlplane.services import outcomes, sandboxes, templates
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
@@ -109,7 +109,7 @@ async def _create(
             )
             if await db_snapshots.give_up(cp.db, snapshot_id):
                 cp.work.later(_remove(cp, new), f"clear up {snapshot_id}")
-            raise sandboxes.as_answer(error, "snapshot") from error
+            raise await outcomes.failed(cp, source, host, error, "snapshot") from error
         async with cp.db.transaction() as tx:
             settled = await db_snapshots.settle(tx, snapshot_id, report.size_bytes)
             if settled and name is not None:

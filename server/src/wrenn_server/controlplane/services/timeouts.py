@@ -8,7 +8,7 @@ from datetime import datetime
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import decide
-from wrenn_server.controlplane.services import pauses, sandboxes
+from wrenn_server.controlplane.services import outcomes, pauses, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import Conflict, WrennError
@@ -76,8 +76,8 @@ async def _tell(
     try:
         return await cp.hosts.timeout(host, row.id, message)
     except WrennError as error:
-        answer = await sandboxes.failed(cp, row, host, error, "change the timeout of")
-        if await sandboxes.is_as(cp, row):
+        answer = await outcomes.failed(cp, row, host, error, "change the timeout of")
+        if await outcomes.is_as(cp, row):
             raise answer from error
         return None
 
