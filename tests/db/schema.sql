@@ -264,7 +264,7 @@ ALTER TABLE ONLY public.users
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
 CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
 CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
-CREATE INDEX samples_at ON public.samples USING brin (at);
+CREATE INDEX samples_at ON public.samples USING btree (at);
 CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX sandboxes_host ON public.sandboxes USING btree (host_id) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));

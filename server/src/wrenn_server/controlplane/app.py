@@ -23,6 +23,7 @@ from wrenn_server.controlplane.config import Config, Tls
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
+from wrenn_server.controlplane.reconcile import samples as reconcile_samples
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
 from wrenn_server.controlplane.services import idempotency, routes, wakes
@@ -113,6 +114,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),
             ("snapshots", reconcile_snapshots.converge, reconcile_snapshots.INTERVAL, None),
             ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
+            ("samples", reconcile_samples.converge, reconcile_samples.INTERVAL, None),
             ("seen", write_seen, seen.INTERVAL, None),
         ):
             stack.enter_context(

@@ -162,6 +162,22 @@ class Sandbox(Struct, kw_only=True):
     console: str | UnsetType = UNSET
 
 
+class MetricsPoint(Struct, kw_only=True):
+    timestamp_unix: float
+    cpu_pct: Annotated[float, Meta(description="Of all its processors together, 0 to 100")]
+    cpu_count: int
+    mem_bytes: Annotated[int, Meta(description="Used, without the page cache")]
+    mem_cache_bytes: int
+    mem_total_bytes: int
+    disk_bytes: int
+    disk_total_bytes: int
+
+
+class Metrics(Struct, kw_only=True):
+    sandbox_id: str
+    points: Annotated[list[MetricsPoint], Meta(description="Oldest first")]
+
+
 class ForkError(Struct):
     code: str
     message: str

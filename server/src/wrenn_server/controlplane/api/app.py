@@ -11,7 +11,18 @@ from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import auth, exec, files, hosts, http, openapi, sandboxes, snapshots, users
+from wrenn_server.controlplane.api import (
+    auth,
+    exec,
+    files,
+    hosts,
+    http,
+    openapi,
+    samples,
+    sandboxes,
+    snapshots,
+    users,
+)
 from wrenn_server.controlplane.api.auth import Cp
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.controlplane.context import ControlPlane
@@ -60,6 +71,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                 route_handlers=[
                     *sandboxes.ROUTES,
                     *snapshots.ROUTES,
+                    samples.metrics,
                     *exec.ROUTES,
                     *files.ROUTES,
                     users.list_templates,
@@ -84,7 +96,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             ),
             Router(
                 "/",
-                route_handlers=[hosts.heartbeat],
+                route_handlers=[hosts.heartbeat, samples.take],
                 guards=[auth.host_guard],
                 dependencies=_HOST,
                 security=[{"host": []}],

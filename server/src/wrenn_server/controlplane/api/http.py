@@ -127,7 +127,7 @@ def translate(error: HTTPException) -> WrennError:
     if isinstance(error, ValidationException):
         return InvalidRequest(_validation_message(error))
     if error.status_code == 413:
-        return TooLarge(f"the body is longer than {MAX_BODY} bytes")
+        return TooLarge("the body is longer than it may be here")
     if error.status_code == 500:
         # Litestar's name for a client that left in the middle of its body: nobody reads this answer.
         return InvalidRequest("the request broke off")

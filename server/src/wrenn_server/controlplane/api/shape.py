@@ -10,6 +10,7 @@ from wrenn_server.controlplane.services.files import Entry
 from wrenn_server.controlplane.services.forks import Forked
 from wrenn_server.db.api_keys import ApiKeyRow
 from wrenn_server.db.hosts import HostRow
+from wrenn_server.db.samples import SampleRow
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.db.templates import TemplateRow
@@ -77,6 +78,19 @@ def wanted_network(given: schema.Network) -> agent.Network:
         allow_out=given.allow_out,
         deny_out=given.deny_out,
         dns_servers=given.dns_servers,
+    )
+
+
+def metrics_point(row: SampleRow) -> schema.MetricsPoint:
+    return schema.MetricsPoint(
+        timestamp_unix=row.at.timestamp(),
+        cpu_pct=row.cpu_used_pct,
+        cpu_count=row.cpu_count,
+        mem_bytes=row.mem_used,
+        mem_cache_bytes=row.mem_cache,
+        mem_total_bytes=row.mem_total,
+        disk_bytes=row.disk_used,
+        disk_total_bytes=row.disk_total,
     )
 
 

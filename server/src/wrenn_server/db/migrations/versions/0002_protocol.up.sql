@@ -89,7 +89,7 @@ CREATE TABLE samples (
     disk_total   bigint NOT NULL,
     PRIMARY KEY (sandbox_id, at)
 );
-CREATE INDEX samples_at ON samples USING brin (at);
+CREATE INDEX samples_at ON samples (at);
 
 -- Answers that are given again when the same request comes again. `generation`: the fencing number of whoever carries
 -- the request out; `resource`: the id of what it makes, written together with it; `seen_at`: its last sign of life
