@@ -193,10 +193,22 @@ class Platform:
                     return
                 row["status"] = after
                 row["envd_access_token"] = TOKEN
+                if verb == "pause":
+                    row["saved_memory"] = body.get("memory", True)
+                else:
+                    del row["saved_memory"]
                 await to.answer(200, row)
             case "POST", ["timeout"]:
                 row["timeout_sec"] = body["timeout_sec"]
                 await to.answer(200, row)
+            case "PUT", ["network"]:
+                row["network"] = body
+                await to.answer(200, row)
+            case "GET", ["metrics"]:
+                sizes = {"mem_bytes": 100, "mem_cache_bytes": 50, "mem_total_bytes": 400}
+                disk = {"disk_bytes": 7, "disk_total_bytes": 900}
+                point = {"timestamp_unix": 1795477651.5, "cpu_pct": 12.5, "cpu_count": 2, **sizes, **disk}
+                await to.answer(200, {"sandbox_id": row["id"], "points": [point]})
             case "POST", ["fork"]:
                 await to.answer(201, [{"sandbox": self.add(**row)} for _ in range(body["count"])])
             case _:
@@ -218,6 +230,7 @@ class Platform:
             "last_updated": "2026-11-23T23:47:31.123456Z",
             "generation": 1,
             "envd_access_token": TOKEN,
+            **({"traffic_token": "traffic-token-of-this-sandbox"} if given.get("private") else {}),
             "of_a_later_version": {"ignored": True},
         }
         self.sandboxes[row["id"]] = row

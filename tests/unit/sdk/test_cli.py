@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,12 +65,41 @@ def test_a_sandbox_s_life(cli: Cli, platform: Platform, capfd: pytest.CaptureFix
     assert cli("get", sandbox_id) == 0
     shown = text(capfd)[0]
     assert sandbox_id in shown
-    assert "timeout_sec  90" in shown
+    assert re.search(r"timeout_sec +90\b", shown)
     assert cli("kill", sandbox_id, *forks) == 0
     assert cli("kill", sandbox_id) == 3
     assert "there is no such sandbox" in text(capfd)[1]
     assert {row["status"] for row in platform.sandboxes.values()} == {"killed"}
     assert "envd_access_token" not in shown
+
+
+def test_what_ends_it_and_what_it_may_reach(
+    cli: Cli, platform: Platform, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--on-timeout", "pause", "--no-pause-memory", "--auto-resume", "--private"]
+    rules = [
+        "--no-internet",
+        "--allow-out",
+        "pypi.org",
+        "--allow-out",
+        "192.0.2.1",
+        "--deny-out",
+        "192.0.2.0/24",
+    ]
+    assert cli("create", *options, *rules) == 0
+    sandbox_id = text(capfd)[0].strip()
+    assert platform.requests[-1].json() == {
+        "template": "minimal",
+        "on_timeout": "pause",
+        "pause_memory": False,
+        "auto_resume": True,
+        "private": True,
+        "network": {"internet": False, "allow_out": ["pypi.org", "192.0.2.1"], "deny_out": ["192.0.2.0/24"]},
+    }
+    assert cli("pause", sandbox_id, "--no-memory") == 0
+    assert platform.requests[-1].json() == {"memory": False}
+    assert cli("resume", sandbox_id, "--no-memory") == 0
+    assert platform.requests[-1].json() == {"memory": False}
 
 
 def test_json_is_for_programs(cli: Cli, platform: Platform, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,14 @@
 """Sandboxes: their life, what errors become, addresses, the shared connection."""
 
 import socket
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from unit.sdk.fake_platform import KEY, Exchange, Platform
 
 import wrenn
-from wrenn import Client, Sandbox
+from wrenn import Client, Network, Sandbox
 
 
 def test_create_says_what_was_asked_for(platform: Platform, client: Client) -> None:
@@ -22,6 +23,11 @@ def test_create_says_what_was_asked_for(platform: Platform, client: Client) -> N
         memory_mb=1024,
         disk_mb=2048,
         on_timeout="pause",
+        pause_memory=False,
+        auto_resume=True,
+        network=Network(internet=False, allow_out=("pypi.org",)),
+        private=True,
+        mask_host="localhost:${PORT}",
         client=client,
     )
     assert platform.requests[-1].json() == {
@@ -33,8 +39,15 @@ def test_create_says_what_was_asked_for(platform: Platform, client: Client) -> N
         "memory_mb": 1024,
         "disk_mb": 2048,
         "on_timeout": "pause",
+        "pause_memory": False,
+        "auto_resume": True,
+        "network": {"internet": False, "allow_out": ["pypi.org"]},
+        "private": True,
+        "mask_host": "localhost:${PORT}",
     }
     info = sandbox.info()
+    assert (info.pause_memory, info.auto_resume, info.private) == (False, True, True)
+    assert info.network == Network(internet=False, allow_out=("pypi.org",))
     assert (info.id, info.status, info.vcpus, info.metadata) == (sandbox.id, "running", 2, {"job": "7"})
     assert info.created_at.utcoffset() is not None
 
@@ -69,6 +82,47 @@ def test_pause_resume_timeout(platform: Platform, sandbox: Sandbox) -> None:
     assert platform.requests[-1].json() == {"timeout_sec": 60}
     assert sandbox.set_timeout(90).timeout_sec == 90
     assert sandbox.set_timeout(None).timeout_sec == 0
+
+
+def test_a_pause_and_a_resume_without_memory(platform: Platform, sandbox: Sandbox) -> None:
+    paused = sandbox.pause(memory=False)
+    assert platform.requests[-1].json() == {"memory": False}
+    assert paused.saved_memory is False
+    assert sandbox.resume(memory=False).saved_memory is None
+    assert platform.requests[-1].json() == {"memory": False}
+    sandbox.pause()
+    assert platform.requests[-1].body == b""
+
+
+def test_what_it_may_reach_can_be_changed(platform: Platform, sandbox: Sandbox) -> None:
+    only = Network(internet=False, allow_out=("192.0.2.0/24", "*.pypi.org"), dns_servers=("192.0.2.1",))
+    assert sandbox.set_network(only).network == only
+    sent = platform.requests[-1]
+    assert (sent.method, sent.path) == ("PUT", f"/v1/sandboxes/{sandbox.id}/network")
+    assert sent.json() == {
+        "internet": False,
+        "allow_out": ["192.0.2.0/24", "*.pypi.org"],
+        "dns_servers": ["192.0.2.1"],
+    }
+    assert sandbox.set_network(Network()).network == Network()
+    assert platform.requests[-1].json() == {}
+
+
+def test_the_token_of_a_private_one_is_known_and_not_shown(platform: Platform, client: Client) -> None:
+    made = Sandbox.create(private=True, client=client)
+    assert made.traffic_token == "traffic-token-of-this-sandbox"
+    assert Sandbox.connect(made.id, client=client).traffic_token == made.traffic_token
+    assert "traffic-token" not in repr(made.info())
+    assert Sandbox.create(client=client).traffic_token is None
+
+
+def test_metrics(platform: Platform, sandbox: Sandbox) -> None:
+    at = datetime(2026, 11, 23, 23, 47, 31, 500_000, tzinfo=UTC)
+    (sample,) = sandbox.metrics()
+    assert platform.requests[-1].query == {}
+    assert (sample.at, sample.cpu_pct, sample.mem_bytes, sample.disk_total_bytes) == (at, 12.5, 100, 900)
+    sandbox.metrics(start=at, end=at + timedelta(seconds=60))
+    assert platform.requests[-1].query == {"start": "1795477651", "end": "1795477711"}
 
 
 def test_forks_are_sandboxes(platform: Platform, sandbox: Sandbox) -> None:

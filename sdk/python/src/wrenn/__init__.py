@@ -53,7 +53,17 @@ from wrenn.errors import (
     UnavailableError,
     WrennError,
 )
-from wrenn.models import CommandResult, FileInfo, OnTimeout, Output, ProcessInfo, SandboxInfo, Signal
+from wrenn.models import (
+    CommandResult,
+    FileInfo,
+    Network,
+    OnTimeout,
+    Output,
+    ProcessInfo,
+    Sample,
+    SandboxInfo,
+    Signal,
+)
 
 __version__ = _version.VERSION
 
@@ -83,6 +93,7 @@ __all__ = [
     "GuestError",
     "InternalError",
     "InvalidRequestError",
+    "Network",
     "NotFoundError",
     "OnTimeout",
     "Output",
@@ -93,6 +104,7 @@ __all__ = [
     "ProtocolError",
     "RateLimitedError",
     "RequestTimeoutError",
+    "Sample",
     "Sandbox",
     "SandboxInfo",
     "SandboxNotFoundError",

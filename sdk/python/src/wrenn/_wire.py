@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 import msgspec
 
 from wrenn.errors import ProtocolError
-from wrenn.models import FileInfo, ProcessInfo, SandboxAnswer
+from wrenn.models import FileInfo, Network, ProcessInfo, Sample, SandboxAnswer
 
 ENVD_PORT = 49983
 MAX_ENVELOPE = 4 * 1024 * 1024
@@ -99,8 +99,13 @@ class CreateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     disk_mb: int | None = None
     timeout_sec: int = 0
     on_timeout: str = "kill"
+    pause_memory: bool = True
+    auto_resume: bool = False
     metadata: dict[str, str] = {}
     envs: dict[str, str] = {}
+    network: Network | None = None
+    private: bool = False
+    mask_host: str | None = None
 
 
 class ForkRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -113,8 +118,40 @@ class TimeoutRequest(msgspec.Struct):
     timeout_sec: int
 
 
+class PauseRequest(msgspec.Struct, omit_defaults=True):
+    memory: bool = True
+
+
 class ResumeRequest(msgspec.Struct, omit_defaults=True):
     timeout_sec: int | None = None
+    memory: bool = True
+
+
+class MetricsPoint(msgspec.Struct):
+    timestamp_unix: float
+    cpu_pct: float
+    cpu_count: int
+    mem_bytes: int
+    mem_cache_bytes: int
+    mem_total_bytes: int
+    disk_bytes: int
+    disk_total_bytes: int
+
+    def sample(self) -> Sample:
+        return Sample(
+            at=datetime.fromtimestamp(self.timestamp_unix, UTC),
+            cpu_pct=self.cpu_pct,
+            cpu_count=self.cpu_count,
+            mem_bytes=self.mem_bytes,
+            mem_cache_bytes=self.mem_cache_bytes,
+            mem_total_bytes=self.mem_total_bytes,
+            disk_bytes=self.disk_bytes,
+            disk_total_bytes=self.disk_total_bytes,
+        )
+
+
+class MetricsAnswer(msgspec.Struct):
+    points: list[MetricsPoint]
 
 
 class Fork(msgspec.Struct):

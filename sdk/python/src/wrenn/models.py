@@ -14,6 +14,26 @@ Signal = Literal["SIGTERM", "SIGKILL"]
 OnTimeout = Literal["kill", "pause"]
 
 
+class Network(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a sandbox may reach. The default: the public internet. Private ranges, the host and other sandboxes are
+    closed in any case.
+
+    ```python
+    Network(internet=False, allow_out=("pypi.org", "*.pythonhosted.org"))
+    ```
+    """
+
+    internet: bool = True
+    """False: nothing but `allow_out`."""
+    allow_out: tuple[str, ...] = ()
+    """IPv4 addresses, CIDRs, `host.name`, `*.host.name`; wins over `deny_out`. Names need `internet=False`, or
+    `0.0.0.0/0` in `deny_out`."""
+    deny_out: tuple[str, ...] = ()
+    """IPv4 addresses and CIDRs."""
+    dns_servers: tuple[str, ...] = ()
+    """IPv4 addresses; none: the host's own choice."""
+
+
 class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A sandbox as the platform knows it. Times are UTC."""
 
@@ -27,11 +47,24 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     timeout_sec: int = 0
     """0: never ends by itself."""
     on_timeout: str = "kill"
+    pause_memory: bool = True
+    """What a pause at its timeout keeps; False: the disk alone."""
+    auto_resume: bool = False
+    """Requests to its ports wake it when it is paused."""
+    saved_memory: bool | None = None
+    """Of a paused one; False: its resume will boot."""
     created_at: datetime
     started_at: datetime | None = None
     last_active_at: datetime | None = None
     expires_at: datetime | None = None
     metadata: dict[str, str] = {}
+    network: Network = Network()
+    private: bool = False
+    """Requests to its ports must carry its `traffic_token`."""
+    mask_host: str | None = None
+    """What its ports are told as the Host of requests."""
+    snapshot_id: str | None = None
+    """That it was created from."""
     generation: int = 0
     """Grows by one at every start, resume and fork."""
     reason: str | None = None
@@ -42,15 +75,33 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxAnswer(SandboxInfo, frozen=True, kw_only=True):
-    """What create, get, resume and fork answer: with the token for the sandbox's own agent, which is never shown."""
+    """What create, get, resume and fork answer: with the tokens for the sandbox's own agent and ports, which are never
+    shown."""
 
     envd_access_token: str | None = None
+    traffic_token: str | None = None
 
     def info(self) -> SandboxInfo:
         return SandboxInfo(**{name: getattr(self, name) for name in SandboxInfo.__struct_fields__})
 
     def __repr__(self) -> str:
         return repr(self.info())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a sandbox used at one moment."""
+
+    at: datetime
+    cpu_pct: float
+    """Of all its processors together, 0 to 100."""
+    cpu_count: int
+    mem_bytes: int
+    """Used, without the page cache."""
+    mem_cache_bytes: int
+    mem_total_bytes: int
+    disk_bytes: int
+    disk_total_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

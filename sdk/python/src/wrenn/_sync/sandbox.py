@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from types import NoneType, TracebackType
 from typing import Self
 
@@ -14,7 +15,16 @@ from wrenn._sync._envd import Envd
 from wrenn._sync.client import Client
 from wrenn._sync.commands import Commands
 from wrenn._sync.files import Files
-from wrenn._wire import CreateRequest, Fork, ForkRequest, ResumeRequest, TimeoutRequest, decode
+from wrenn._wire import (
+    CreateRequest,
+    Fork,
+    ForkRequest,
+    MetricsAnswer,
+    PauseRequest,
+    ResumeRequest,
+    TimeoutRequest,
+    decode,
+)
 from wrenn.errors import (
     ForkError,
     ProtocolError,
@@ -23,7 +33,7 @@ from wrenn.errors import (
     WrennError,
     from_connect,
 )
-from wrenn.models import OnTimeout, SandboxAnswer, SandboxInfo
+from wrenn.models import Network, OnTimeout, Sample, SandboxAnswer, SandboxInfo
 
 PAGE = 100
 
@@ -42,12 +52,14 @@ class Sandbox:
     :ivar id: stable name, also after pause and resume
     :ivar commands: run programs
     :ivar files: read and write files
+    :ivar traffic_token: of a `private` one: what requests to its ports carry in `E2b-Traffic-Access-Token`
     """
 
     def __init__(self, client: Client, answer: SandboxAnswer) -> None:
         """Use `create` or `connect`."""
         self.id = answer.id
         self.client = client
+        self.traffic_token = answer.traffic_token
         self._held = True
         self._envd = Envd(client, answer.id, answer.envd_access_token)
         self.commands = Commands(self._envd)
@@ -65,6 +77,11 @@ class Sandbox:
         memory_mb: int | None = None,
         disk_mb: int | None = None,
         on_timeout: OnTimeout = "kill",
+        pause_memory: bool = True,
+        auto_resume: bool = False,
+        network: Network | None = None,
+        private: bool = False,
+        mask_host: str | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         proxy_domain: str | None = None,
@@ -77,6 +94,11 @@ class Sandbox:
         :param envs: environment of every command in it
         :param metadata: labels of yours, to find it again with `list`
         :param vcpus: 1 to 32; memory and disk in MiB. What is not given takes the server's default
+        :param pause_memory: what a pause at the timeout keeps; False: the disk alone, so that the resume boots
+        :param auto_resume: requests to its ports wake it when it is paused, and wait for that
+        :param network: what it may reach; None: the public internet
+        :param private: requests to its ports must carry its `traffic_token`
+        :param mask_host: what its ports are told as the Host of requests, e.g. `localhost:${PORT}`
         :param client: connection to use; otherwise one is made of `api_key`, `base_url` and `proxy_domain`, or of
             `WRENN_API_KEY`, `WRENN_BASE_URL` and `WRENN_PROXY_DOMAIN`, and shared
         :raises ConfigError: no API key
@@ -95,6 +117,11 @@ class Sandbox:
             memory_mb=memory_mb,
             disk_mb=disk_mb,
             on_timeout=on_timeout,
+            pause_memory=pause_memory,
+            auto_resume=auto_resume,
+            network=network,
+            private=private,
+            mask_host=mask_host,
         )
         client = _client(client, api_key, base_url, proxy_domain)
         with _released_on_error(client):
@@ -193,20 +220,24 @@ class Sandbox:
         except SandboxNotFoundError:
             return False
 
-    def pause(self) -> SandboxInfo:
+    def pause(self, *, memory: bool = True) -> SandboxInfo:
         """Saves memory and disk and stops it; `resume` continues every process where it was.
 
+        :param memory: False: the disk alone, which is faster and smaller; programs end, and the resume boots
         :raises ConflictError: it is not running
         """
-        return self._lifecycle("pause", None)
+        return self._lifecycle("pause", None if memory else PauseRequest(memory))
 
-    def resume(self, *, timeout: float | None = None) -> SandboxInfo:
+    def resume(self, *, timeout: float | None = None, memory: bool = True) -> SandboxInfo:
         """Continues a paused sandbox.
 
         :param timeout: seconds from now until it ends by itself; None: as before the pause
+        :param memory: False: boot from the disk even if memory was saved
         :raises ConflictError: it is not paused
         """
-        return self._lifecycle("resume", ResumeRequest(None if timeout is None else _seconds(timeout)))
+        return self._lifecycle(
+            "resume", ResumeRequest(None if timeout is None else _seconds(timeout), memory)
+        )
 
     def fork(
         self,
@@ -245,6 +276,29 @@ class Sandbox:
     def set_timeout(self, timeout: float | None) -> SandboxInfo:
         """Seconds from now until it ends by itself, in place of what was set before; None: never."""
         return self._change("timeout", TimeoutRequest(_seconds(timeout)))
+
+    def set_network(self, network: Network) -> SandboxInfo:
+        """Changes what it may reach, in place of all that was; in force when this returns, for connections that are open
+        too. Of a paused one when it resumes."""
+        return self._change("network", network, method="PUT")
+
+    def metrics(self, *, start: datetime | None = None, end: datetime | None = None) -> list[Sample]:
+        """What it used, sampled every few seconds and kept for a week, also when it has ended; oldest first. At most
+        1,000 samples, evenly spread over the range.
+
+        :param start: None: since its creation, or without `end` for the last ten minutes
+        :param end: None: until now
+        """
+        range_ = {name: str(int(at.timestamp())) for name, at in (("start", start), ("end", end)) if at}
+        answer = self.client.transport.call(
+            "GET",
+            _path(self.id, "metrics"),
+            MetricsAnswer,
+            params=range_,
+            idempotent=True,
+            not_found=SandboxNotFoundError,
+        )
+        return [point.sample() for point in answer.points]
 
     def kill(self) -> bool:
         """Ends it, in whatever state it is; everything in it is lost. False when it was gone already."""
@@ -299,9 +353,11 @@ class Sandbox:
     def _lifecycle(self, verb: str, request: object) -> SandboxInfo:
         return self._change(verb, request, timeout=self.client.config.timeouts.lifecycle)
 
-    def _change(self, verb: str, request: object, *, timeout: float | None = None) -> SandboxInfo:
+    def _change(
+        self, verb: str, request: object, *, method: str = "POST", timeout: float | None = None
+    ) -> SandboxInfo:
         answer = self.client.transport.call(
-            "POST",
+            method,
             _path(self.id, verb),
             SandboxAnswer,
             request,

@@ -11,10 +11,10 @@ from wrenn import Sandbox
 from wrenn.cli import output
 from wrenn.cli.settings import Connection
 from wrenn.errors import SandboxNotFoundError
-from wrenn.models import OnTimeout, SandboxInfo
+from wrenn.models import Network, OnTimeout, SandboxInfo
 
 HERE = Connection()
-Json = Annotated[bool, Parameter(negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
 Pairs = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=False)]
 
 
@@ -23,12 +23,18 @@ def create(
     *,
     timeout: float | None = None,
     on_timeout: OnTimeout = "kill",
+    pause_memory: bool = True,
+    auto_resume: Flag = False,
     vcpus: int | None = None,
     memory_mb: int | None = None,
     disk_mb: int | None = None,
     env: Annotated[Pairs, Parameter(name=("--env", "-e"))] = None,
     metadata: Annotated[Pairs, Parameter(name=("--metadata", "-m"))] = None,
-    json: Json = False,
+    internet: bool = True,
+    allow_out: Pairs = None,
+    deny_out: Pairs = None,
+    private: Flag = False,
+    json: Flag = False,
     connection: Connection = HERE,
 ) -> None:
     """Make a sandbox and print its id.
@@ -36,15 +42,26 @@ def create(
     :param template: What it starts from.
     :param timeout: Seconds until it ends by itself; without it never.
     :param on_timeout: How it ends then.
+    :param pause_memory: Whether a pause then keeps memory; without it the disk alone, and the resume boots.
+    :param auto_resume: Requests to its ports wake it when it is paused.
     :param env: NAME=VALUE for every command in it; may be given several times.
     :param metadata: NAME=VALUE label of yours; may be given several times.
+    :param internet: Whether it may reach more than what is allowed.
+    :param allow_out: Address, CIDR, host.name or *.host.name that it may reach; may be given several times.
+    :param deny_out: Address or CIDR that it may not; may be given several times.
+    :param private: Requests to its ports must carry a token.
     :param json: Print all about it as JSON.
     """
+    network = Network(internet=internet, allow_out=tuple(allow_out or ()), deny_out=tuple(deny_out or ()))
     with connection.client() as client:
         sandbox = Sandbox.create(
             template,
             timeout=timeout,
             on_timeout=on_timeout,
+            pause_memory=pause_memory,
+            auto_resume=auto_resume,
+            network=None if network == Network() else network,
+            private=private,
             vcpus=vcpus,
             memory_mb=memory_mb,
             disk_mb=disk_mb,
@@ -63,7 +80,7 @@ def list_(
     status: str | None = None,
     metadata: Annotated[Pairs, Parameter(name=("--metadata", "-m"))] = None,
     limit: int | None = None,
-    json: Json = False,
+    json: Flag = False,
     connection: Connection = HERE,
 ) -> None:
     """List your team's sandboxes, newest first.
@@ -81,7 +98,7 @@ def list_(
         output.write_table(found)
 
 
-def get(sandbox: str, /, *, json: Json = False, connection: Connection = HERE) -> None:
+def get(sandbox: str, /, *, json: Flag = False, connection: Connection = HERE) -> None:
     """Show all about a sandbox.
 
     :param sandbox: Its id.
@@ -91,27 +108,35 @@ def get(sandbox: str, /, *, json: Json = False, connection: Connection = HERE) -
         show(Sandbox.connect(sandbox, client=client).info(), json)
 
 
-def pause(sandbox: str, /, *, json: Json = False, connection: Connection = HERE) -> None:
+def pause(sandbox: str, /, *, memory: bool = True, json: Flag = False, connection: Connection = HERE) -> None:
     """Save a sandbox's memory and disk and stop it.
 
     :param sandbox: Its id.
+    :param memory: Whether its memory is kept; without it the disk alone, and the resume boots.
     :param json: Print what it is afterwards as JSON.
     """
     with connection.client() as client:
-        quietly(Sandbox.connect(sandbox, client=client).pause(), json)
+        quietly(Sandbox.connect(sandbox, client=client).pause(memory=memory), json)
 
 
 def resume(
-    sandbox: str, /, *, timeout: float | None = None, json: Json = False, connection: Connection = HERE
+    sandbox: str,
+    /,
+    *,
+    timeout: float | None = None,
+    memory: bool = True,
+    json: Flag = False,
+    connection: Connection = HERE,
 ) -> None:
     """Continue a paused sandbox where it was.
 
     :param sandbox: Its id.
     :param timeout: Seconds from now until it ends by itself; without it as before the pause.
+    :param memory: Whether it goes on with its memory; without it, it boots from its disk.
     :param json: Print what it is afterwards as JSON.
     """
     with connection.client() as client:
-        quietly(Sandbox.connect(sandbox, client=client).resume(timeout=timeout), json)
+        quietly(Sandbox.connect(sandbox, client=client).resume(timeout=timeout, memory=memory), json)
 
 
 def fork(
@@ -120,7 +145,7 @@ def fork(
     *,
     count: Annotated[int, Parameter(name=("--count", "-n"))] = 1,
     timeout: float | None = None,
-    json: Json = False,
+    json: Flag = False,
     connection: Connection = HERE,
 ) -> None:
     """Copy a running sandbox with all its processes; print the ids of the copies.
@@ -143,7 +168,7 @@ def timeout(
     seconds: float,
     /,
     *,
-    json: Json = False,
+    json: Flag = False,
     connection: Connection = HERE,
 ) -> None:
     """Set when a sandbox ends by itself.
