@@ -16,14 +16,17 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
+from ssl import SSLContext
 from typing import TypeVar
 
 from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, TAP, Slot
+from wrenn_server.hostagent.network.egress.resolver import RESOLV_CONF
 from wrenn_server.hostagent.network.slots import Slots
 from wrenn_server.linux import netns
 from wrenn_server.linux.rtnetlink import Rtnetlink
 
 T = TypeVar("T")
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 NETWORK = IPv4Network("10.214.0.0/16")
@@ -56,7 +59,9 @@ class World:
         return await inside(self.internet, make)
 
     @asynccontextmanager
-    async def tcp_server(self, address: str, port: int, serve: Serve) -> AsyncGenerator[None]:
+    async def tcp_server(
+        self, address: str, port: int, serve: Serve, *, ssl: SSLContext | None = None
+    ) -> AsyncGenerator[None]:
         """Leaving ends its connections too: a guest that is gone cannot."""
         serving = set[asyncio.Task[None]]()
 
@@ -70,7 +75,7 @@ class World:
                 serving.discard(task)
 
         listening = await self.in_internet(lambda: socket.create_server((address, port)))
-        async with await asyncio.start_server(connected, sock=listening) as server:
+        async with await asyncio.start_server(connected, sock=listening, ssl=ssl) as server:
             yield
             server.close()
             for task in serving:
@@ -78,8 +83,8 @@ class World:
             await asyncio.gather(*serving, return_exceptions=True)
 
 
-def pool(tag: str, *, limit: int = 8, ready: int = 2) -> Slots:
-    return Slots(tag=tag, network=NETWORK, uid_base=40000, limit=limit, ready=ready)
+def pool(tag: str, *, limit: int = 8, ready: int = 2, resolv_conf: Path = RESOLV_CONF) -> Slots:
+    return Slots(tag=tag, network=NETWORK, uid_base=40000, limit=limit, ready=ready, resolv_conf=resolv_conf)
 
 
 @contextmanager
@@ -121,6 +126,7 @@ class Guest:
     """So many frames towards the guest are dropped."""
     syns: list[int] = field(default_factory=list[int])
     """Source port of each SYN that came, lost ones included."""
+    connections: list[Connection] = field(default_factory=list[Connection])
 
     async def tcp_server(self, port: int) -> asyncio.Server:
         async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -133,16 +139,29 @@ class Guest:
     async def udp_socket(self) -> socket.socket:
         return await inside(self.namespace, _udp)
 
-    async def connect(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """:raises OSError: e.g. EHOSTUNREACH for what the rules refuse"""
+    async def tcp_socket(self, address: str, port: int) -> socket.socket:
+        """Connected, non-blocking.
+
+        :raises OSError: e.g. EHOSTUNREACH for what the rules refuse"""
         made = await inside(self.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         made.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(made, (address, port))
-            return await asyncio.open_connection(sock=made)
         except BaseException:
             made.close()
             raise
+        return made
+
+    async def connect(
+        self, address: str, port: int, *, ssl: SSLContext | None = None, server_hostname: str | None = None
+    ) -> Connection:
+        """Reset when the guest ends, at the latest.
+
+        :raises OSError: SSLError is one"""
+        made = await self.tcp_socket(address, port)
+        connection = await asyncio.open_connection(sock=made, ssl=ssl, server_hostname=server_hostname)
+        self.connections.append(connection)
+        return connection
 
     async def send(self, frame: bytes) -> None:
         """Raw bytes out of the guest's network card, whatever its own kernel thinks of them."""
@@ -198,6 +217,9 @@ async def guest(slot: Slot) -> AsyncGenerator[Guest]:
             loop.add_reader(descriptor, pump)
             stack.callback(loop.remove_reader, descriptor)
         yield made
+        for _, writer in made.connections:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # for the transports to close
 
 
 async def inside(namespace: int | Path, make: Callable[[], T]) -> T:
@@ -206,6 +228,18 @@ async def inside(namespace: int | Path, make: Callable[[], T]) -> T:
         return make()
 
     return await netns.in_own_thread(work)
+
+
+async def receive(opened: socket.socket) -> tuple[bytes, tuple[str, int]]:
+    """A datagram and who sent it, on any loop."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(opened, ready.set)
+    try:
+        async with asyncio.timeout(10):
+            await ready.wait()
+    finally:
+        loop.remove_reader(opened)
+    return opened.recvfrom(65536)
 
 
 def sniffer(device: str) -> socket.socket:

@@ -37,10 +37,10 @@ async def test_a_guest_reaches_the_internet_under_the_hosts_address(world: World
     client = await guest.udp_socket()
     with server, client:
         client.sendto(b"hello", (INTERNET_ADDRESS, PORT))
-        data, sender = await receive(server)
+        data, sender = await net.receive(server)
         assert (data, sender[0]) == (b"hello", HOST_ADDRESS)
         server.sendto(b"and back", sender)
-        assert (await receive(client))[0] == b"and back"
+        assert (await net.receive(client))[0] == b"and back"
 
 
 async def test_the_agent_reaches_the_guest_from_inside(slots: Slots, slot: Slot, guest: Guest) -> None:
@@ -258,11 +258,6 @@ async def test_applying_the_hosts_rules_again_changes_nothing(slots: Slots, tag:
     before = output("nft", "list", "ruleset")
     await Nft().apply(rules.host_ruleset(tag, NETWORK))
     assert without_counters(output("nft", "list", "ruleset")) == without_counters(before)
-
-
-async def receive(server: socket.socket) -> tuple[bytes, tuple[str, int]]:
-    async with asyncio.timeout(10):
-        return await asyncio.get_running_loop().sock_recvfrom(server, 2048)
 
 
 async def seen_before_marker(outside: socket.socket) -> list[bytes]:

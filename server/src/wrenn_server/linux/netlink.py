@@ -97,14 +97,19 @@ class Netlink:
         """A new non-blocking IPv4 TCP socket that lives in that namespace.
 
         :raises FileNotFoundError: there is no such namespace"""
+        return await _socket(namespace, socket.SOCK_STREAM)
 
-        def work() -> socket.socket:
-            netns.enter(namespace)
-            return socket.socket(
-                socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            )
+    async def udp_socket(self, namespace: Path) -> socket.socket:
+        """:raises FileNotFoundError: there is no such namespace"""
+        return await _socket(namespace, socket.SOCK_DGRAM)
 
-        return await netns.in_own_thread(work)
+
+async def _socket(namespace: Path, kind: socket.SocketKind) -> socket.socket:
+    def work() -> socket.socket:
+        netns.enter(namespace)
+        return socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+    return await netns.in_own_thread(work)
 
 
 def _create(plan: Namespace) -> None:

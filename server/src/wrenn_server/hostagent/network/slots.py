@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,8 +16,10 @@ import structlog
 from wrenn_server.hostagent.network import plan, rules
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.network.connect import connect
-from wrenn_server.hostagent.network.egress.enforcer import Enforcer
+from wrenn_server.hostagent.network.egress.enforcer import Enforcer, Surroundings
 from wrenn_server.hostagent.network.egress.policy import OPEN, Policy, parse
+from wrenn_server.hostagent.network.egress.resolver import RESOLV_CONF
+from wrenn_server.hostagent.network.ranges import BLOCKED
 from wrenn_server.linux.netlink import Netlink
 from wrenn_server.linux.nft import Nft
 from wrenn_server.linux.process import CommandFailed
@@ -43,6 +46,7 @@ class Slots:
         uid_base: int,
         limit: int,
         ready: int = READY,
+        resolv_conf: Path = RESOLV_CONF,
         netlink: Netlink | None = None,
         nft: Nft | None = None,
     ) -> None:
@@ -53,6 +57,7 @@ class Slots:
             raise ValueError(f"{network} has room for {room} slots, not for {limit}")
         self._tag, self._network, self._uid_base, self._limit = tag, network, uid_base, limit
         self._target = min(ready, room - limit)
+        self._resolv_conf = resolv_conf
         self._netlink = netlink or Netlink()
         self._nft = nft or Nft()
         self._indices = range(limit + self._target)  # so the prepared ones never take the last user's place
@@ -137,7 +142,14 @@ class Slots:
     @contextlib.asynccontextmanager
     async def enforcing(self, slot: Slot, network: Network) -> AsyncGenerator[Enforcer]:
         policy = parse(network)
-        async with Enforcer(lambda policy: self._enforce(slot, policy)) as enforcer:
+        around = Surroundings(
+            enforce=lambda policy: self._enforce(slot, policy),
+            tcp=lambda: self._netlink.tcp_socket(slot.netns),
+            udp=lambda: self._netlink.udp_socket(slot.netns),
+            blocked=(*BLOCKED, self._network),
+            resolv_conf=self._resolv_conf,
+        )
+        async with Enforcer(around) as enforcer:
             await enforcer.replace(policy)
             self._fresh.discard(slot.index)
             yield enforcer

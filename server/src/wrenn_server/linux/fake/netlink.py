@@ -41,9 +41,15 @@ class Netlink(netlink.Netlink):
         return self.forwarding
 
     async def tcp_socket(self, namespace: Path) -> socket.socket:
+        return self._socket(namespace, socket.SOCK_STREAM)
+
+    async def udp_socket(self, namespace: Path) -> socket.socket:
+        return self._socket(namespace, socket.SOCK_DGRAM)
+
+    def _socket(self, namespace: Path, kind: socket.SocketKind) -> socket.socket:
         if namespace.name not in self.namespaces:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(namespace))
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        made = socket.socket(socket.AF_INET, kind)
         made.setblocking(False)
         return made
 
