@@ -10,7 +10,7 @@ from support.simulated import Gate, World, control_plane, eventually
 from wrenn_server.controlplane import app
 from wrenn_server.controlplane.config import Config
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import pauses, sandboxes, timeouts, wakes
+from wrenn_server.controlplane.services import pauses, routes, sandboxes, timeouts, wakes
 from wrenn_server.controlplane.services.routes import Location
 from wrenn_server.db import pool
 from wrenn_server.hostagent.sandbox.lifecycle import Command
@@ -183,7 +183,7 @@ async def test_the_other_control_plane_is_heard(
     world: World, host: SimulatedAgent, other: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By NOTIFY: looking now and then is only the net under it."""
-    monkeypatch.setattr(wakes, "_LOOK_SEC", 3600.0)
+    monkeypatch.setattr(routes, "_LOOK_SEC", 3600.0)
     sandbox_id = await new(world)
     host.host.before = gate = Gate(Command.PAUSE, Command.RESUME)
     pause = asyncio.create_task(pauses.pause(other, world.admin.team_id, sandbox_id))

@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import wakes
-from wrenn_server.controlplane.services.routes import Location
+from wrenn_server.controlplane.services.routes import Location, told
 from wrenn_server.controlplane.services.signed import Signed
 from wrenn_server.edge import answers, route
 from wrenn_server.edge.sandbox import SANDBOX_NOT_FOUND, sandbox_upstream
@@ -30,7 +30,6 @@ SETTLE_TIMEOUT = 60.0
 """Seconds that a request waits for a pause or resume that somebody else does."""
 NEWS_TIMEOUT = 5.0
 """Seconds until the control plane has heard from a host what became of a sandbox."""
-_LOOK = 0.1  # seconds between looks at a row on its way; nothing notifies of every change
 _REMEMBERED = 20_000
 
 
@@ -123,15 +122,16 @@ class Traffic:
         """:raises NotFound:"""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while True:
-            location = await self._cp.routes.locate(sandbox_id)
-            stale = location.state is State.RUNNING and self._gone.get(sandbox_id) == location.generation
-            waited = loop.time() - began
-            if not (_on_its_way(location) and waited < SETTLE_TIMEOUT) and not (
-                stale and waited < NEWS_TIMEOUT
-            ):
-                return location
-            await asyncio.sleep(_LOOK)
+        with self._cp.routes.watching(sandbox_id) as changed:
+            while True:
+                changed.clear()
+                location = await self._cp.routes.locate(sandbox_id)
+                stale = location.state is State.RUNNING and self._gone.get(sandbox_id) == location.generation
+                patience = SETTLE_TIMEOUT if _on_its_way(location) else NEWS_TIMEOUT if stale else 0.0
+                left = began + patience - loop.time()
+                if left <= 0:
+                    return location
+                await told(changed, left)
 
     def _end_settling(self, sandbox_id: SandboxId, done: "asyncio.Task[Location]") -> None:
         del self._settling[sandbox_id]

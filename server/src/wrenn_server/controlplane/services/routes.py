@@ -25,6 +25,7 @@ from wrenn_server.wire.stream import Stream
 CHANNEL = "wrenn"
 _REMEMBERED = 20_000
 _RECONNECT_SEC = 1.0
+_LOOK_SEC = 0.5
 
 log = structlog.get_logger()
 
@@ -163,6 +164,16 @@ class Routes:
                 for sandbox_id in self._watching:
                     self._tell(sandbox_id)
             await asyncio.sleep(_RECONNECT_SEC)
+
+
+async def told(changed: asyncio.Event, within: float) -> None:
+    """Waits for an event of `watching`, at most `within` seconds, and never long: while PostgreSQL cannot be heard, and
+    of a sandbox that starts, looking again is all there is."""
+    try:
+        async with asyncio.timeout(min(within, _LOOK_SEC)):
+            await changed.wait()
+    except TimeoutError:
+        pass
 
 
 @contextlib.asynccontextmanager

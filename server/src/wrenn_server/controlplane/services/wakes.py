@@ -13,7 +13,7 @@ import asyncio
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import pauses, sandboxes, timeouts
-from wrenn_server.controlplane.services.routes import Location
+from wrenn_server.controlplane.services.routes import Location, told
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import Conflict, NotFound, TimedOut, Unavailable
 from wrenn_server.model.ids import SandboxId
@@ -23,8 +23,6 @@ WAKE_TIMEOUT_SEC = 300
 """Seconds that a sandbox lives at least after traffic woke it (as E2B has it)."""
 PATIENCE_SEC = 120.0
 """How long to wait for what others are doing with the sandbox."""
-_LOOK_SEC = 0.5
-"""Between two looks at a sandbox while PostgreSQL cannot be heard, and at one that starts: of that nobody is told."""
 
 _UNDER_WAY = frozenset({State.STARTING, State.PAUSING, State.RESUMING})
 
@@ -77,14 +75,7 @@ async def close(cp: ControlPlane) -> None:
 
 async def settled(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow:
     """The sandbox, running or paused, once nobody starts, pauses or resumes it any more. Raises as `connect`."""
-    try:
-        async with asyncio.timeout(PATIENCE_SEC):
-            row = await _settle(cp, team_id, sandbox_id)
-    except TimeoutError as error:
-        raise TimedOut(
-            f"sandbox {sandbox_id[:64]} has been on its way for {PATIENCE_SEC:g} s and does not run yet",
-            retryable=True,
-        ) from error
+    row = await _settle(cp, team_id, sandbox_id)
     match row.state:
         case State.RUNNING | State.PAUSED:
             return row
@@ -97,17 +88,20 @@ async def settled(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow
 
 
 async def _settle(cp: ControlPlane, team_id: str, sandbox_id: str) -> SandboxRow:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     with cp.routes.watching(sandbox_id) as changed:
         while True:
             changed.clear()
             row = await sandboxes.get(cp, team_id, sandbox_id)
             if row.state not in _UNDER_WAY:
                 return row
-            try:
-                async with asyncio.timeout(_LOOK_SEC):
-                    await changed.wait()
-            except TimeoutError:
-                pass
+            left = began + PATIENCE_SEC - loop.time()
+            if left <= 0:
+                raise TimedOut(
+                    f"sandbox {row.id} is {row.state} for {PATIENCE_SEC:g} s already", retryable=True
+                )
+            await told(changed, left)
 
 
 async def _wake(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
