@@ -56,6 +56,7 @@ def outcome(decision: Decision) -> State | str:
         # the host's own acts
         (State.RUNNING, State.PAUSED, 2, State.PAUSED),
         (State.RUNNING, State.PAUSING, 2, State.PAUSING),
+        (State.RUNNING, State.KILLING, 2, State.KILLING),
         (State.RUNNING, State.KILLED, 2, State.KILLED),
         (State.RUNNING, State.FAILED, 2, State.FAILED),
         (State.PAUSED, State.FAILED, 2, State.FAILED),

@@ -89,6 +89,43 @@ async def test_a_pause_at_its_timeout_is_seen_from_its_begin(world: World, host:
     assert await world.state(sandbox["id"]) == "paused"
 
 
+async def test_an_end_at_its_timeout_is_seen_from_its_begin(world: World, host: SimulatedAgent) -> None:
+    sandbox = await world.new_sandbox()
+    host.host.held[sandbox["id"]].report.state = State.KILLING
+    await host.beat()
+    assert await world.state(sandbox["id"]) == "killing"
+    host.host.expires(sandbox["id"])
+    await host.beat()
+    ended = (await world.api.get(f"/v1/sandboxes/{sandbox['id']}")).json()
+    assert (ended["status"], ended["reason"]) == ("killed", "timeout")
+    assert host.host.held == {}
+
+
+async def test_many_ends_in_one_heartbeat_do_not_wait_for_each_other(
+    world: World, host: SimulatedAgent
+) -> None:
+    first, *rest = [(await world.new_sandbox())["id"] for _ in range(10)]
+    gate = Gate(Command.KILL)
+
+    async def hold_first(command: Command, sandbox_id: str) -> None:
+        if sandbox_id == first:
+            await gate(command, sandbox_id)
+
+    host.host.before = hold_first
+    for sandbox_id in (first, *rest):
+        host.host.expires(sandbox_id)
+    beat = asyncio.create_task(host.beat())
+    await gate.reached.wait()
+
+    async def ended() -> bool:
+        return list(host.host.held) == [first]
+
+    await eventually(ended)
+    gate.open.set()
+    await beat
+    assert host.host.held == {}
+
+
 async def test_the_end_is_seen_by_api_and_edge_as_soon_as_it_is_told(
     world: World, host: SimulatedAgent
 ) -> None:

@@ -10,7 +10,7 @@ from support.simulated import Gate, World, control_plane, eventually
 from wrenn_server.controlplane import app
 from wrenn_server.controlplane.config import Config
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import pauses, routes, sandboxes, timeouts, wakes
+from wrenn_server.controlplane.services import guest, pauses, routes, sandboxes, timeouts, wakes
 from wrenn_server.controlplane.services.routes import Location
 from wrenn_server.db import pool
 from wrenn_server.hostagent.sandbox.lifecycle import Command
@@ -287,6 +287,33 @@ async def test_a_control_plane_that_stops_leaves_no_waker_behind(database_url: s
         await wakes.close(world.cp)
         with pytest.raises(asyncio.CancelledError):
             await waking
+
+
+async def test_calls_to_the_guest_wake_as_requests_to_its_ports_do(
+    world: World, host: SimulatedAgent
+) -> None:
+    sandbox_id = await new(world, "paused", auto_resume=True)
+    with pytest.raises(Conflict):
+        await guest.running(world.cp, world.admin.team_id, sandbox_id)
+    found = await guest.awake(world.cp, world.admin.team_id, sandbox_id)
+    assert found.host.id == host.host_id
+    asleep = await new(world, "paused")
+    answer = await world.api.post(f"/v1/sandboxes/{asleep}/exec", {"cmd": "true"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "invalid_state")
+    assert resumes(host) == 1
+
+
+async def test_a_resume_whose_control_plane_died_is_finished_for_those_who_wait(
+    world: World, host: SimulatedAgent
+) -> None:
+    sandbox_id = await new(world, "paused")
+    await world.cp.db.execute(
+        "UPDATE sandboxes SET state = 'resuming', generation = 2, check_after = now() + interval '1 hour'"
+    )
+    connecting = await waits(connect(world, sandbox_id), host)
+    await world.cp.db.execute("UPDATE sandboxes SET check_after = now()")
+    world.cp.wake.set()
+    assert await connecting == (State.RUNNING, True)
 
 
 # Everything at once

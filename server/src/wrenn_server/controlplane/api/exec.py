@@ -29,7 +29,7 @@ async def run(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.Exec]
 ) -> Response[schema.ExecResult]:
     """Run a program without a shell and answer with its output; with `background`, answer when it has started."""
-    where = await guest.running(cp, caller.team_id, sandbox_id)
+    where = await guest.awake(cp, caller.team_id, sandbox_id)
     program = exec.Program(
         cmd=data.cmd,
         args=data.args,
@@ -60,7 +60,7 @@ async def run(
 @get("/v1/sandboxes/{sandbox_id:str}/processes", operation_id="listProcesses", tags=["programs"])
 async def processes(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.ProcessList:
     """Programs that run in the sandbox and were started through the API."""
-    where = await guest.running(cp, caller.team_id, sandbox_id)
+    where = await guest.awake(cp, caller.team_id, sandbox_id)
     return schema.ProcessList([shape.process(info) for info in await exec.processes(cp, where)])
 
 
@@ -75,7 +75,7 @@ async def kill(
     signal: FromQuery[Literal["SIGKILL", "SIGTERM"]] = "SIGKILL",
 ) -> None:
     """Send a signal to the process group of a program, named by pid or tag."""
-    where = await guest.running(cp, caller.team_id, sandbox_id)
+    where = await guest.awake(cp, caller.team_id, sandbox_id)
     is_pid = process.isascii() and process.isdigit() and len(process) < 10
     selector = Selector(pid=int(process)) if is_pid else Selector(tag=process)
     await exec.signal(cp, where, selector, signal)

@@ -24,7 +24,7 @@ from wrenn_server.controlplane.services import files, guest
 )
 async def write(cp: Cp, caller: Who, sandbox_id: FromPath[str], request: Request[Any, Any, Any]) -> None:
     """Write a file, streamed: a form with `path` first, then `file`. Parents are made, an existing file is replaced."""
-    where = await guest.running(cp, caller.team_id, sandbox_id)
+    where = await guest.awake(cp, caller.team_id, sandbox_id)
     upload = await Upload.begin(request.headers.get("content-type", ""), request.stream())
     await files.write(cp, where, upload.path, upload.content())
 
@@ -32,7 +32,7 @@ async def write(cp: Cp, caller: Who, sandbox_id: FromPath[str], request: Request
 @post("/v1/sandboxes/{sandbox_id:str}/files/read", operation_id="readFile", tags=["files"], status_code=200)
 async def read(cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.FileRead]) -> Stream:
     """A file's bytes, streamed."""
-    where = await guest.running(cp, caller.team_id, sandbox_id)
+    where = await guest.awake(cp, caller.team_id, sandbox_id)
     async with AsyncExitStack() as stack:
         length, content = await stack.enter_async_context(files.reading(cp, where, data.path))
         headers = {} if length is None else {"Content-Length": str(length)}
@@ -45,7 +45,7 @@ async def listing(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.FileList]
 ) -> schema.Listing:
     """What is in a directory, and below it down to `depth`."""
-    where = await guest.running(cp, caller.team_id, sandbox_id)
+    where = await guest.awake(cp, caller.team_id, sandbox_id)
     return schema.Listing(
         [shape.file_entry(e) for e in await files.listing(cp, where, data.path, data.depth)]
     )

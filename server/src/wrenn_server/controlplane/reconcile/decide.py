@@ -61,6 +61,10 @@ def from_report(row: SandboxRow, report: SandboxReport) -> Decision:
             return _from_paused(row, report)
         case State.PAUSING if row.state is State.RUNNING:
             return Settle(State.PAUSING)  # by itself: its time is over, and saving takes a while
+        case State.KILLING if row.state is State.RUNNING:
+            return Settle(
+                State.KILLING, report.reason or Reason.TIMEOUT
+            )  # likewise, and there is no way back
         case State.FAILED | State.KILLED:
             return _ended(row, report)
         case _:

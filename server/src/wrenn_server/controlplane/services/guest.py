@@ -11,6 +11,8 @@ import msgspec
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
+from wrenn_server.controlplane.services import wakes
+from wrenn_server.controlplane.services.routes import Location
 from wrenn_server.model.errors import (
     Conflict,
     Forbidden,
@@ -58,16 +60,33 @@ async def running(cp: ControlPlane, team_id: str, sandbox_id: str) -> Guest:
     :raises NotFound: no such sandbox of this team
     :raises Conflict: it does not run
     """
+    parsed, location = await _locate(cp, team_id, sandbox_id)
+    return _guest(cp, parsed, location)
+
+
+async def awake(cp: ControlPlane, team_id: str, sandbox_id: str) -> Guest:
+    """As `running`, but one that sleeps and has `auto_resume` is woken, as requests to its ports would."""
+    parsed, location = await _locate(cp, team_id, sandbox_id)
+    if location.auto_resume and location.state in (State.PAUSING, State.PAUSED, State.RESUMING):
+        location = await wakes.wake(cp, parsed, location)
+    return _guest(cp, parsed, location)
+
+
+async def _locate(cp: ControlPlane, team_id: str, sandbox_id: str) -> tuple[SandboxId, Location]:
     parsed = parse_sandbox_id(sandbox_id)
     if parsed is None:
         raise NotFound(f"sandbox {sandbox_id[:64]} does not exist", code="sandbox_not_found")
     location = await cp.routes.locate(parsed)
     if location.team_id != team_id:
         raise NotFound(f"sandbox {sandbox_id} does not exist", code="sandbox_not_found")
+    return parsed, location
+
+
+def _guest(cp: ControlPlane, sandbox_id: SandboxId, location: Location) -> Guest:
     if location.state is not State.RUNNING or location.host_id is None or location.address is None:
         raise Conflict(f"sandbox {sandbox_id} is {location.state}, not running")
-    cp.seen.sandbox(parsed)
-    return Guest(parsed, Host(location.host_id, location.address), location.access_token)
+    cp.seen.sandbox(sandbox_id)
+    return Guest(sandbox_id, Host(location.host_id, location.address), location.access_token)
 
 
 async def demand_health(cp: ControlPlane, guest: Guest) -> None:

@@ -7,6 +7,7 @@
 ```
 """
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -32,6 +33,8 @@ from wrenn_server.model.ids import new_host_id, new_template_id, parse_host_id
 from wrenn_server.wire import agent
 
 TOKEN_LIFETIME_SEC = 3600
+_AT_ONCE = 16
+"""Changes of one heartbeat that are written at the same time: some wait for the host, the others must not wait for them."""
 _TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 log = structlog.get_logger()
@@ -172,12 +175,18 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
         row.id: row for row in await db_sandboxes.known_to(cp.db, host.id, [report.id for report in reports])
     }
     reported = {report.id: report for report in reports}
-    for sandbox_id, report in reported.items():
-        row = known.get(sandbox_id)
-        if row is None:
-            log.warning("unknown sandbox", action="unknown_sandbox", sandbox_id=sandbox_id, host_id=host.id)
-        elif row.host_id in (host.id, None) and not _has_owner(row):
-            await _believe(cp, host, row, report)
+    limit = asyncio.Semaphore(_AT_ONCE)
+    async with asyncio.TaskGroup() as group:
+        for sandbox_id, report in reported.items():
+            row = known.get(sandbox_id)
+            if row is None:
+                log.warning(
+                    "unknown sandbox", action="unknown_sandbox", sandbox_id=sandbox_id, host_id=host.id
+                )
+            elif row.host_id in (host.id, None) and not _has_owner(row):
+                decision = decide.from_report(row, report)
+                if not isinstance(decision, decide.Nothing | decide.Wait):
+                    group.create_task(_believe(cp, host, row, decision, limit), name=f"believe {row.id}")
     missing = [
         row.id
         for row in known.values()
@@ -188,14 +197,14 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
         cp.wake.set()
 
 
-async def _believe(cp: ControlPlane, host: HostRow, row: SandboxRow, report: agent.SandboxReport) -> None:
-    decision = decide.from_report(row, report)
-    if isinstance(decision, decide.Nothing | decide.Wait):
-        return
-    try:
-        await outcomes.apply(cp, row, cp.host(host.id, host.address), decision)
-    except WrennError as error:
-        log.warning("report not applied", action="apply_failed", sandbox_id=row.id, error=error.message)
+async def _believe(
+    cp: ControlPlane, host: HostRow, row: SandboxRow, decision: decide.Decision, limit: asyncio.Semaphore
+) -> None:
+    async with limit:
+        try:
+            await outcomes.apply(cp, row, cp.host(host.id, host.address), decision)
+        except WrennError as error:
+            log.warning("report not applied", action="apply_failed", sandbox_id=row.id, error=error.message)
 
 
 def _has_owner(row: SandboxRow) -> bool:
