@@ -21,7 +21,7 @@ _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Possessive: each byte is looked at once, whatever comes.
 _FIELDS = r"((?:" + _NAME + r"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 _VERSION = r"HTTP/([0-9]\.[0-9])"
-_REQUEST = re.compile(rf"({_NAME}{{1,64}}+) ([\x21-\x7e\x80-\xff]++) {_VERSION}\r\n{_FIELDS}")
+_REQUEST = re.compile(rf"({_NAME}{{1,64}}+) ([\x21-\x7e]++) {_VERSION}\r\n{_FIELDS}")
 _RESPONSE = re.compile(rf"{_VERSION} ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n{_FIELDS}")
 _LINE = re.compile(r"([^:]++):[\t ]*+([^\r]*[^\t\r ]|)[\t ]*+\r\n")
 """A line that is known to be one: its name, and its value without the blanks around it."""
