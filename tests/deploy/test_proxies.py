@@ -115,7 +115,7 @@ class Behind:
         if head.path == "/health":
             return Answer(status=200, body=b"{}")
         self.heads.append(head)
-        return Upstream(connect=self.server.dial, key="k", group="sb")
+        return Upstream(connect=self.server.dial, group="sb")
 
 
 @pytest.fixture

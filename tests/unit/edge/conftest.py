@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
+import hypothesis
 import pytest_asyncio
 import uvloop
 from unit.edge.loopback import World
+
+hypothesis.settings.register_profile("edge", deadline=None)  # how long an example takes says how busy the machine is
+hypothesis.settings.load_profile("edge")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

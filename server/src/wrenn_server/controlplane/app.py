@@ -35,6 +35,10 @@ from wrenn_server.db.pool import Database
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Exchange, Upstream
 
+CONNECTIONS = 16
+CONNECTIONS_OF_WORKERS = 48
+"""To PostgreSQL, of all workers together: the embedded one takes 60."""
+
 log = structlog.get_logger()
 
 
@@ -61,7 +65,8 @@ async def serving(
     """
     await demand_schema(database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(pool.connect(database_url))
+        size = CONNECTIONS if place is None else max(2, CONNECTIONS_OF_WORKERS // place.count)
+        db = await stack.enter_async_context(pool.connect(database_url, max_size=min(size, CONNECTIONS)))
         cp = await stack.enter_async_context(composed(config, db))
         path = await stack.enter_async_context(served(api.build(cp)))
         if place is not None:
