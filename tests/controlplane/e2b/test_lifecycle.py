@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.e2b import E2b
-from support.simulated import Gate, eventually
+from support.simulated import Gate, World, eventually
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.errors import Unavailable
@@ -271,3 +271,39 @@ async def test_networks_that_cannot_be(e2b: E2b, host: SimulatedAgent, body: Any
     answer = await e2b.put(f"/sandboxes/{made['sandboxID']}/network", body)
     assert answer.status_code == status, answer.text
     assert (await info(e2b, made))["network"] == before
+
+
+# Metrics
+
+
+async def test_metrics(world: World, e2b: E2b, host: SimulatedAgent) -> None:
+    made = await e2b.new()
+    path = f"/sandboxes/{made['sandboxID']}/metrics"
+    assert (await e2b.get(path)).json() == []
+    now = int(datetime.now(UTC).timestamp())
+    for at in (now - 20, now - 10, now):
+        await world.cp.db.execute(
+            """INSERT INTO samples (sandbox_id, at, cpu_count, cpu_used_pct, mem_used, mem_total, mem_cache, disk_used,
+                                    disk_total) VALUES ($1, to_timestamp($2), 2, 12.5, 1, 2, 3, 4, 5)""",
+            made["sandboxID"],
+            float(at),
+        )
+    metrics = (await e2b.get(path)).json()
+    assert [metric["timestampUnix"] for metric in metrics] == [now - 20, now - 10, now]
+    assert metrics[0] == {
+        "timestamp": datetime.fromtimestamp(now - 20, UTC).isoformat().replace("+00:00", "Z"),
+        "timestampUnix": now - 20, "cpuCount": 2, "cpuUsedPct": 12.5, "memUsed": 1, "memTotal": 2, "memCache": 3,
+        "diskUsed": 4, "diskTotal": 5,
+    }  # fmt: skip
+    some = (await e2b.get(path, params={"start": now - 15, "end": now - 5})).json()
+    assert [metric["timestampUnix"] for metric in some] == [now - 10]
+    assert (await e2b.get(path, params={"start": now - 1000, "end": now - 500})).json() == []
+    latest = (
+        await e2b.get("/sandboxes/metrics", params={"sandbox_ids": f"{made['sandboxID']},sbother"})
+    ).json()
+    assert list(latest["sandboxes"]) == [made["sandboxID"]]
+    assert latest["sandboxes"][made["sandboxID"]]["timestampUnix"] == now
+    for query in ("start=x", "end=-x", "start=" + "9" * 30, "start=20&end=10"):
+        assert (await e2b.get(f"{path}?{query}")).status_code == 400
+    assert (await e2b.get("/sandboxes/metrics")).status_code == 400
+    assert (await e2b.get("/sandboxes/sb00000000000000000000/metrics")).status_code == 404

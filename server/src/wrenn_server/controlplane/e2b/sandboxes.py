@@ -151,6 +151,6 @@ async def _create(cp: ControlPlane, asked: idempotency.Request | None, wanted: W
     return await idempotency.once(cp, asked, idempotency.Work(schema.Sandbox, carry_out, recover))
 
 
-_ALL = 1000
+_ALL = 10_000
 
 ROUTES = [create, create_v1, listing, listing_v1, get_one, kill]

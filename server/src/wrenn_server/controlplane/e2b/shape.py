@@ -9,12 +9,12 @@ from msgspec import UNSET, UnsetType, structs
 
 from wrenn_server.controlplane.e2b import errors, schema
 from wrenn_server.controlplane.services.forks import Forked
+from wrenn_server.db.samples import SampleRow
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.db.templates import SummaryRow, TagRow
 from wrenn_server.model.ids import parse_snapshot_id
 from wrenn_server.model.sandbox import Shape, State
-from wrenn_server.wire.agent import Sample
 
 ENVD_VERSION = "0.6.13"
 """That the SDKs take for enough for all that they can; for sandboxes and templates that have not told theirs."""
@@ -117,18 +117,17 @@ def template_with_builds(row: SummaryRow, made_of: Sequence[SnapshotRow]) -> sch
     )
 
 
-def metric(sample: Sample) -> schema.Metric:
-    at = datetime.fromtimestamp(sample.at, UTC)
+def metric(row: SampleRow) -> schema.Metric:
     return schema.Metric(
-        timestamp=at,
-        timestamp_unix=int(sample.at),
-        cpu_count=sample.cpu_count,
-        cpu_used_pct=sample.cpu_used_pct,
-        mem_used=sample.mem_used,
-        mem_total=sample.mem_total,
-        mem_cache=sample.mem_cache,
-        disk_used=sample.disk_used,
-        disk_total=sample.disk_total,
+        timestamp=row.at,
+        timestamp_unix=int(row.at.timestamp()),
+        cpu_count=row.cpu_count,
+        cpu_used_pct=row.cpu_used_pct,
+        mem_used=row.mem_used,
+        mem_total=row.mem_total,
+        mem_cache=row.mem_cache,
+        disk_used=row.disk_used,
+        disk_total=row.disk_total,
     )
 
 
