@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, TAP
+from wrenn_server.hostagent.network.base import (
+    GATEWAY_ADDRESS,
+    GATEWAY_MAC,
+    GUEST_ADDRESS,
+    GUEST_MAC,
+    TAP,
+    Slot,
+)
 from wrenn_server.hostagent.vmm.base import Place, VmSpec
 from wrenn_server.linux import netns
 from wrenn_server.linux.cgroup import Cgroups
@@ -81,6 +88,13 @@ class VmPlaces:
             if name not in self._namespaces:
                 self._namespaces.append(name)
         # fmt: on
+        return self._furnished(number, Path("/run/netns") / name, uid, overlay_mb)
+
+    def in_slot(self, slot: Slot, *, overlay_mb: int = 256) -> VmPlace:
+        """In a namespace that a pool has prepared."""
+        return self._furnished(next(_numbers), slot.netns, slot.uid, overlay_mb)
+
+    def _furnished(self, number: int, namespace: Path, uid: int, overlay_mb: int) -> VmPlace:
         overlay = self._directory / f"overlay-{number}.ext4"
         with overlay.open("wb") as file:
             file.truncate(overlay_mb << 20)
@@ -95,7 +109,7 @@ class VmPlaces:
                 directory=directory,
                 uid=uid,
                 gid=uid,
-                netns=Path("/run/netns") / name,
+                netns=namespace,
                 tap=TAP,
                 cgroup=f"{self.cgroup}/t{number}",
             ),

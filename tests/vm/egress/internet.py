@@ -162,10 +162,13 @@ class Internet:
         await writer.wait_closed()
 
     async def serve_tls(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Echoes."""
+        """Echoes, or answers an HTTP request."""
         self.requests.append(f"{writer.get_extra_info('sockname')[0]} TLS")
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if data.startswith(b"GET "):
+                    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nover TLS")
+                    return
                 writer.write(data)
                 await writer.drain()
 
