@@ -33,14 +33,20 @@ type fixture struct {
 	dir string
 }
 
-func newFixture(t *testing.T) *fixture {
+// newHandler serves whoever has the token "secret".
+func newHandler(t testing.TB) *Handler {
 	t.Helper()
 	token := "secret"
 	machine := guest.OpenUntouched(nil)
 	if _, err := machine.Init("", &guest.InitRequest{AccessToken: &token}); err != nil {
 		t.Fatal(err)
 	}
-	handler := NewHandler(machine)
+	return NewHandler(machine)
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	handler := newHandler(t)
 	mux := http.NewServeMux()
 	mux.Handle("/files", handler)
 	mux.HandleFunc("POST /files/compose", handler.Compose) // behind the token in the real server

@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/wrenn-dev/wrenn/envd/internal/metadata"
-	"github.com/wrenn-dev/wrenn/envd/internal/users"
 )
 
 // An upload may stand still this long; a client that is gone without a word would hold its file for ever.
 const uploadIdle = 2 * time.Minute
+
+// how many files one upload may have: the answer names all of them
+const maxFiles = 20_000
 
 // entry is one written file in the answer.
 type entry struct {
@@ -39,7 +41,12 @@ func (h *Handler) upload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	job := upload{handler: h, user: user, notes: notes, seen: map[string]bool{}}
+	job := upload{
+		resolve: func(path string) (string, error) { return h.resolve(user, path) },
+		store:   func(body io.Reader, path string) error { return h.receive(body, path, user, notes) },
+		notes:   notes,
+		seen:    map[string]bool{},
+	}
 	contentType, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case err == nil && contentType == "multipart/form-data":
@@ -67,8 +74,8 @@ func (h *Handler) upload(w http.ResponseWriter, r *http.Request) error {
 
 // upload is the work of one request.
 type upload struct {
-	handler *Handler
-	user    users.User
+	resolve func(path string) (string, error)
+	store   func(body io.Reader, path string) error
 	notes   map[string]string
 	seen    map[string]bool
 	written []entry
@@ -84,17 +91,15 @@ func (u *upload) parts(reader *multipart.Reader, path string) error {
 		} else if err != nil {
 			return fail(http.StatusBadRequest, "malformed multipart body: %w", err)
 		}
-		// Not part.FileName(), which keeps only the last element.
-		_, parameters, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+		field, target, err := parseDisposition(part.Header.Get("Content-Disposition"))
 		if err != nil {
-			return fail(http.StatusBadRequest, "malformed Content-Disposition: %w", err)
+			return err
 		}
-		if parameters["name"] != "file" {
+		if field != "file" {
 			continue
 		}
-		target := path
-		if target == "" {
-			target = parameters["filename"]
+		if path != "" {
+			target = path
 		}
 		if err := u.single(checked{part}, target); err != nil {
 			return err
@@ -102,19 +107,31 @@ func (u *upload) parts(reader *multipart.Reader, path string) error {
 	}
 }
 
+// parseDisposition gives the field's name and the whole file name of a part; part.FileName() keeps only the last element.
+func parseDisposition(value string) (field, file string, err error) {
+	_, parameters, err := mime.ParseMediaType(value)
+	if err != nil {
+		return "", "", fail(http.StatusBadRequest, "malformed Content-Disposition: %w", err)
+	}
+	return parameters["name"], parameters["filename"], nil
+}
+
 func (u *upload) single(body io.Reader, path string) error {
 	if path == "" {
 		return fail(http.StatusBadRequest, "no path given")
 	}
-	resolved, err := u.handler.resolve(u.user, path)
+	resolved, err := u.resolve(path)
 	if err != nil {
 		return err
+	}
+	if len(u.written) == maxFiles {
+		return fail(http.StatusRequestEntityTooLarge, "more than %d files in one upload", maxFiles)
 	}
 	if u.seen[resolved] {
 		return fail(http.StatusBadRequest, "path '%s' is given twice", resolved)
 	}
 	u.seen[resolved] = true
-	if err := u.handler.receive(body, resolved, u.user, u.notes); err != nil {
+	if err := u.store(body, resolved); err != nil {
 		return err
 	}
 	u.written = append(u.written, entry{
