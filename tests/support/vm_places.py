@@ -140,7 +140,7 @@ class Guest:
 
     def __init__(self, namespace: Path) -> None:
         self._namespace = namespace
-        self._token = "t" * 32
+        self.token = "t" * 32
 
     def connect(self, timeout: float) -> socket.socket:
         made: list[socket.socket] = []
@@ -171,7 +171,7 @@ class Guest:
         connection = http.client.HTTPConnection(GUEST_ADDRESS)
         connection.sock = self.connect(timeout)
         with contextlib.closing(connection):
-            connection.request(method, path, body, {"X-Access-Token": self._token, **(headers or {})})
+            connection.request(method, path, body, {"X-Access-Token": self.token, **(headers or {})})
             answer = connection.getresponse()
             content = answer.read()
             assert answer.status < 300, (answer.status, content[:500])
@@ -192,7 +192,7 @@ class Guest:
 
     def init(self) -> None:
         body: dict[str, Any] = {
-            "accessToken": self._token,
+            "accessToken": self.token,
             "defaultUser": "root",
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "entropy": base64.b64encode(os.urandom(64)).decode(),

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wrenn-dev/wrenn/envd/internal/auth"
 )
 
@@ -173,6 +175,38 @@ func TestStateOutlivesServe(t *testing.T) {
 	again := &Guest{touch: true, root: g.root, stateFile: stateFile}
 	again.state.Store(&State{})
 	if err := again.load(); err != nil || !reflect.DeepEqual(again.State(), g.State()) {
+		t.Errorf("%v %+v", err, again.State())
+	}
+}
+
+func TestStateIsKeptWhenNothingIsLeftOfTheDisk(t *testing.T) {
+	g, _ := newGuest(t)
+	if err := unix.Mount("tmpfs", g.root, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("mounting needs root: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(g.root, 0) })
+	if _, err := g.Init("", parse(t, first)); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []int{os.O_CREATE, os.O_APPEND} { // also what one large write leaves
+		file, err := os.OpenFile(g.root+"/fill", os.O_WRONLY|mode, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = file.Write(make([]byte, 4096))
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := strings.NewReplacer("life1", "life2", `"one"`, `"2"`).Replace(first)
+	if newLife, err := g.Init("one", parse(t, next)); err != nil || !newLife {
+		t.Fatal(newLife, err)
+	}
+	again := &Guest{touch: true, root: g.root, stateFile: stateFile}
+	again.state.Store(&State{})
+	if err := again.load(); err != nil || again.State().AccessToken != "2" || again.State().LifecycleID != "life2" {
 		t.Errorf("%v %+v", err, again.State())
 	}
 }

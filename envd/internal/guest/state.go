@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wrenn-dev/wrenn/envd/internal/users"
 )
 
@@ -37,7 +39,13 @@ func (g *Guest) save(state *State) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomic(filepath.Join(g.root, g.stateFile), data, 0o600)
+	path := filepath.Join(g.root, g.stateFile)
+	err = writeAtomic(path, data, 0o600)
+	if errors.Is(err, unix.ENOSPC) {
+		// Every program may fill /run, by /run/lock; the pages of the old state can still be written.
+		err = overwrite(path, string(data), 0o600)
+	}
+	return err
 }
 
 func (g *Guest) load() error {
@@ -83,8 +91,12 @@ func writeAtomic(path string, data []byte, mode fs.FileMode) error {
 		return err
 	}
 	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, mode); err != nil {
-		return err
+	err := os.WriteFile(temporary, data, mode)
+	if err == nil {
+		err = os.Rename(temporary, path)
 	}
-	return os.Rename(temporary, path)
+	if err != nil {
+		_ = os.Remove(temporary)
+	}
+	return err
 }

@@ -1,0 +1,144 @@
+"""Watching whether a guest goes on answering while it is treated badly; and long answers of it, read as they come."""
+
+import base64
+import contextlib
+import http.client
+import json
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from support.vm_places import Guest
+from wrenn_server.hostagent.network.base import GUEST_ADDRESS
+from wrenn_server.linux import netns
+
+INTERVAL = 0.1
+"""Seconds between two questions."""
+PATIENCE = 60.0
+"""Seconds after which a question is given up."""
+
+
+class HealthWatch:
+    """How long `/health` took to be answered, each time over a connection of its own. A refused connection is asked
+    again, so a restart of envd counts as the time until it answers."""
+
+    def __init__(self, vmm_pid: int) -> None:
+        self._vmm_pid = vmm_pid
+        self.seconds: list[float] = []
+        """Of each answer, without the time that the VM's threads waited for a CPU of a busy host."""
+
+    @property
+    def worst(self) -> float:
+        return max(self.seconds)
+
+    def ask(self) -> None:
+        began, waited = time.monotonic(), self._waited()
+        while not self._answered():
+            if time.monotonic() - began > PATIENCE:
+                break
+            time.sleep(0.01)  # there is no event that crosses the boundary of a VM
+        took = time.monotonic() - began
+        held_up = max((now - waited.get(thread, 0) for thread, now in self._waited().items()), default=0.0)
+        self.seconds.append(took - held_up)
+
+    @staticmethod
+    def _answered() -> bool:
+        connection = http.client.HTTPConnection(GUEST_ADDRESS, 49983, timeout=PATIENCE)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 204
+        return False
+
+    def _waited(self) -> dict[str, float]:
+        """Seconds that each thread of the VMM was ready and did not run (Documentation/scheduler/sched-stats.rst)."""
+        waited: dict[str, float] = {}
+        for file in Path(f"/proc/{self._vmm_pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                waited[file.parent.name] = int(file.read_text().split()[1]) / 1e9
+        return waited
+
+
+@contextlib.contextmanager
+def health_watch(namespace: Path, vmm_pid: int) -> Iterator[HealthWatch]:
+    """Asks all the while, from inside the sandbox's network namespace."""
+    watch, stop = HealthWatch(vmm_pid), threading.Event()
+
+    def keep_asking() -> None:
+        netns.enter(namespace)
+        watch.ask()
+        while not stop.wait(INTERVAL):
+            watch.ask()
+
+    thread = threading.Thread(target=keep_asking)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Messages:
+    """The messages of one streaming answer, in Connect's JSON form, while they come."""
+
+    def __init__(
+        self, guest: Guest, path: str, message: dict[str, Any], *, user: str = "user", timeout: float = 120.0
+    ) -> None:
+        self._connection = http.client.HTTPConnection(GUEST_ADDRESS)
+        self._connection.sock = guest.connect(timeout)
+        body = json.dumps(message).encode()
+        headers = {
+            "X-Access-Token": guest.token,
+            "Content-Type": "application/connect+json",
+            "Connect-Protocol-Version": "1",
+            "Authorization": "Basic " + base64.b64encode(f"{user}:".encode()).decode(),
+        }
+        self._connection.request("POST", path, struct.pack(">BI", 0, len(body)) + body, headers)
+        self._answer = self._connection.getresponse()
+        assert self._answer.status == 200, self._answer.read()
+        self.error: dict[str, Any] | None = None
+        """Once the stream has ended: what it ended with, other than well."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            flags, length = struct.unpack(">BI", self._exactly(5))
+            message = json.loads(self._exactly(length))
+            if flags & 2:
+                self.error = message.get("error")
+                return
+            yield message
+
+    def _exactly(self, length: int) -> bytes:
+        data = self._answer.read(length)
+        assert len(data) == length, "the answer broke off"
+        return data
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def started(guest: Guest, command: str, *, user: str = "user", timeout: float = 120.0) -> Iterator[Messages]:
+    """A shell command as a client starts it; its start event has been read."""
+    process = {"cmd": "/bin/bash", "args": ["-c", command]}
+    messages = Messages(
+        guest, "/process.Process/Start", {"process": process, "stdin": False}, user=user, timeout=timeout
+    )
+    with contextlib.closing(messages):
+        first = next(iter(messages))
+        assert "start" in first["event"], first
+        yield messages
+
+
+def output(guest: Guest, command: str, *, user: str = "user", timeout: float = 120.0) -> str:
+    """Everything that a shell command writes, both streams."""
+    text = b""
+    with started(guest, command, user=user, timeout=timeout) as messages:
+        for message in messages:
+            data = message["event"].get("data", {})
+            text += base64.b64decode(data.get("stdout", "") or data.get("stderr", ""))
+        assert messages.error is None, messages.error
+    return text.decode()
