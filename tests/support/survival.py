@@ -4,10 +4,11 @@ import base64
 import contextlib
 import http.client
 import json
+import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class HealthWatch:
 
 
 @contextlib.contextmanager
-def health_watch(namespace: Path, vmm_pid: int) -> Iterator[HealthWatch]:
+def health_watch(namespace: Path, vmm_pid: int) -> Generator[HealthWatch]:
     """Asks all the while, from inside the sandbox's network namespace."""
     watch, stop = HealthWatch(vmm_pid), threading.Event()
 
@@ -117,11 +118,15 @@ class Messages:
         return data
 
     def close(self) -> None:
+        """Also wakes whoever reads."""
+        if self._connection.sock is not None:
+            with contextlib.suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 
 @contextlib.contextmanager
-def started(guest: Guest, command: str, *, user: str = "user", timeout: float = 120.0) -> Iterator[Messages]:
+def started(guest: Guest, command: str, *, user: str = "user", timeout: float = 120.0) -> Generator[Messages]:
     """A shell command as a client starts it; its start event has been read."""
     process = {"cmd": "/bin/bash", "args": ["-c", command]}
     messages = Messages(

@@ -28,8 +28,10 @@ from wrenn_server.up.demo import HOSTILE
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
 MEMORY_MB = 512
-OVERLAY_MB = 1024
+OVERLAY_MB = 384
 SECOND = 1.0
+EVENTS_PER_SECOND = 5_000
+"""What an emulated guest on a busy host still makes of the 10,000 that are asked for."""
 ENVD_MEMORY_KB = 100 * 1024
 """More than envd ever takes, and far below what it carries in these tests."""
 
@@ -188,7 +190,7 @@ async def test_a_full_disk(machine: Machine, record_property: Any) -> None:
         with contextlib.suppress(AssertionError, OSError, http.client.HTTPException):
             await machine.output("pkill -9 -f 'envd serve'", user="root", timeout=5)
         await asyncio.sleep(1)
-    await machine.output("rm ~/fill /root/fill /run/lock/fill /dev/shm/fill", user="root")
+    await machine.output("rm /home/user/fill /root/fill /run/lock/fill", user="root")
     await asyncio.to_thread(put, "/home/user/new", large)
 
 
@@ -215,20 +217,18 @@ async def test_a_thousand_processes(machine: Machine, record_property: Any) -> N
     count = 1000
     async with survives(machine, record_property):
         with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
-            streams = list(
-                pool.map(
-                    lambda _: stack.enter_context(started(machine.guest, "exec sleep 600")), range(count)
-                )
-            )
-            listed = await listed_processes(machine)
-            assert len(listed) == count
-            assert len(streams) == count
+
+            def follow(_: int) -> None:
+                stack.enter_context(started(machine.guest, "exec sleep 600"))
+
+            await asyncio.to_thread(list, pool.map(follow, range(count)))
+            assert len(await listed_processes(machine)) == count
         print(f"{count} processes: {await machine.peak_kb()} KiB")
         assert await machine.peak_kb() < ENVD_MEMORY_KB
         await machine.output("pkill -9 sleep; true")
     async with asyncio.timeout(60):
-        while await listed_processes(machine):  # noqa: ASYNC110 - no event tells it
-            await asyncio.sleep(0.1)
+        while await listed_processes(machine):  # each question is a request, which takes its time
+            pass
 
 
 async def listed_processes(machine: Machine) -> list[dict[str, Any]]:
@@ -275,49 +275,53 @@ async def test_ten_thousand_watch_events_a_second(machine: Machine, record_prope
     """With a stream and a poller on them. Who falls behind is told; nobody holds envd up."""
     await machine.output("mkdir /tmp/churn")
     headers = {"Content-Type": "application/json", "Connect-Protocol-Version": "1"}
+    streamed = polled = refused = 0
 
     def call(method: str, message: dict[str, Any]) -> dict[str, Any]:
-        return json.loads(
-            machine.guest.request(
-                "POST", f"/filesystem.Filesystem/{method}", json.dumps(message).encode(), headers
-            )
-        )
+        body = json.dumps(message).encode()
+        return json.loads(machine.guest.request("POST", f"/filesystem.Filesystem/{method}", body, headers))
 
-    watcher = call("CreateWatcher", {"path": "/tmp/churn", "recursive": True})["watcherId"]
+    def read(stream: Messages) -> None:
+        nonlocal streamed
+        with contextlib.suppress(AssertionError, OSError, http.client.HTTPException):  # it is closed below
+            for _ in stream:
+                streamed += 1
+
+    watched = {"path": "/tmp/churn", "recursive": True}
+    watcher = call("CreateWatcher", watched)["watcherId"]
     await machine.forget_peak()
     async with survives(machine, record_property):
         with contextlib.closing(
-            Messages(machine.guest, "/filesystem.Filesystem/WatchDir", {"path": "/tmp/churn"})
+            Messages(machine.guest, "/filesystem.Filesystem/WatchDir", watched)
         ) as stream:
-            reading = asyncio.create_task(asyncio.to_thread(lambda: sum(1 for _ in stream)))
-            churning = asyncio.create_task(machine.output(f"python3 -c '{CHURN}'"))
-            polled = refused = 0
+            reading = asyncio.create_task(asyncio.to_thread(read, stream))
+            churning = asyncio.create_task(machine.output(f"python3 -c {shlex.quote(CHURN)}"))
             while not churning.done():
                 try:
-                    polled += len(
-                        (await asyncio.to_thread(call, "GetWatcherEvents", {"watcherId": watcher})).get(
-                            "events", []
-                        )
-                    )
+                    answer = await asyncio.to_thread(call, "GetWatcherEvents", {"watcherId": watcher})
+                    polled += len(answer.get("events", []))
                 except AssertionError as error:
                     assert "events were lost" in str(error)  # noqa: PT017 - one of the two is expected
                     refused += 1
                 await asyncio.sleep(0.2)
             rate = float(await churning)
-            await machine.output("touch /tmp/churn/last; rm -r /tmp/churn")
-            print(f"{rate:.0f} events/s; polled {polled}, refused {refused}; {await machine.peak_kb()} KiB")
-            stream.close()
-            with contextlib.suppress(AssertionError, OSError, ValueError, AttributeError):
-                print(f"streamed {await reading}, {stream.error}")
+            told = stream.error
+        await reading
+    print(f"{rate:.0f} events/s; polled {polled}, refused {refused}; streamed {streamed}, {told}")
+    print(f"{await machine.peak_kb()} KiB")
     record_property("watch_events_per_second", round(rate))
+    assert rate > EVENTS_PER_SECOND
+    assert polled + refused > 0
+    assert streamed > 0
+    assert told is None or "events were lost" in told["message"]
     assert await machine.peak_kb() < ENVD_MEMORY_KB
 
 
 async def test_contents_pass_in_constant_memory(machine: Machine) -> None:
-    await machine.output("truncate -s 300M /tmp/sparse")
+    await machine.output("truncate -s 100M /tmp/sparse")
     await machine.forget_peak()
     content = await asyncio.to_thread(machine.guest.request, "GET", "/files?path=/tmp/sparse", timeout=120.0)
-    assert len(content) == 300 << 20
+    assert len(content) == 100 << 20
     for _ in range(2):  # a new file and an old one
         await asyncio.to_thread(
             machine.guest.request,

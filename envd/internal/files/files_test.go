@@ -1,6 +1,7 @@
 package files
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"fmt"
@@ -410,6 +411,36 @@ func TestBrokenUploadLeavesTheOldFile(t *testing.T) {
 		f.breakOff(f.path("new"), sent)
 		if _, err := os.Stat(f.path("new")); err == nil {
 			t.Errorf("half of a new file is left after %d bytes", sent)
+		}
+	}
+}
+
+// A client that sends first and reads then learns why it was refused.
+func TestRefusalsReachASendingClient(t *testing.T) {
+	f := newFixture(t)
+	target, err := url.Parse(f.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{f.dir, ""} {
+		conn, err := net.Dial("tcp", target.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, err = fmt.Fprintf(conn, "POST /files%s HTTP/1.1\r\nHost: x\r\nX-Access-Token: secret\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n",
+			at(path), octets, 16<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 16 {
+			if _, err := conn.Write(make([]byte, 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != 400 {
+			t.Errorf("%q: %v %v", path, response, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"strconv"
@@ -15,6 +16,12 @@ import (
 	"github.com/wrenn-dev/wrenn/envd/internal/auth"
 	"github.com/wrenn-dev/wrenn/envd/internal/guest"
 	"github.com/wrenn-dev/wrenn/envd/internal/users"
+)
+
+// what a refused upload may still send
+const (
+	drainBytes = 64 << 20
+	drainTime  = 10 * time.Second
 )
 
 // Handler serves /files.
@@ -40,7 +47,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case http.MethodGet, http.MethodHead:
 		err = h.download(w, r)
 	case http.MethodPost:
-		err = h.upload(w, r)
+		if err = h.upload(w, r); err != nil {
+			drain(w, r)
+		}
 	default:
 		w.Header().Set("Allow", "GET, HEAD, POST")
 		err = fail(http.StatusMethodNotAllowed, "method %s is not allowed", r.Method)
@@ -48,6 +57,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		WriteError(w, statusOf(err), err.Error())
 	}
+}
+
+// drain takes the rest of a body that was refused: a client that still sends would find its connection reset, and not
+// read why. A client with more to send than this has to bear it.
+func drain(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+	_, _ = io.CopyN(io.Discard, r.Body, drainBytes)
 }
 
 // admit checks the request's token or signature and finds its user.
