@@ -74,7 +74,8 @@ func initialise(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	return reaper.Run(append([]string{self, "serve"}, arguments...))
+	// By the link of the process, not by its name: root in the guest may remove the file.
+	return reaper.Run("/proc/self/exe", append([]string{self, "serve"}, arguments...))
 }
 
 func serve(arguments []string) error {

@@ -137,6 +137,7 @@ KILLERS = {
     "kill everything": "sudo kill -9 -1",
     "kill envd": "sudo pkill -9 envd",
     "kill PID 1": "sudo kill -9 1",
+    "kill envd and remove its file": "sudo sh -c 'rm /usr/local/bin/envd; pkill -9 -f \"envd serve\"'",
     "stop everything": "sudo kill -STOP -1",
     "kill in a loop": "sudo sh -c 'for i in 1 2 3; do pkill -9 -f \"envd serve\"; sleep 0.3; done'",
 }
@@ -229,6 +230,29 @@ async def test_a_thousand_processes(machine: Machine, record_property: Any) -> N
     async with asyncio.timeout(60):
         while await listed_processes(machine):  # each question is a request, which takes its time
             pass
+
+
+FLOOD = """
+import resource, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, 10_000))
+kept = []
+for n in range(5_000):
+    kept.append(socket.create_connection(("169.254.0.21" if n % 2 else "127.0.0.1", 49983)))
+    try:
+        kept[-1].send(b"GET /health HTTP/1.1\\r\\nHost: x\\r\\n")
+    except OSError:
+        pass
+print(len(kept))
+"""
+
+
+async def test_a_flood_of_connections(machine: Machine, record_property: Any) -> None:
+    """From inside, by a program without a token, which leaves its requests unfinished."""
+    await machine.forget_peak()
+    async with survives(machine, record_property):
+        assert await machine.output(f"python3 -c {shlex.quote(FLOOD)}") == "5000\n"
+    print(f"{await machine.peak_kb()} KiB")
+    assert await machine.peak_kb() < ENVD_MEMORY_KB
 
 
 async def listed_processes(machine: Machine) -> list[dict[str, Any]]:

@@ -194,6 +194,45 @@ func TestNewLifeEndsOldConnections(t *testing.T) {
 	}
 }
 
+func TestConnectionsFromInsideAreBounded(t *testing.T) {
+	f := ready(t)
+	http.DefaultClient.CloseIdleConnections()
+	var open []net.Conn
+	dial := func() (answered bool) {
+		t.Helper()
+		conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = fmt.Fprintf(conn, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+		_, err = http.ReadResponse(bufio.NewReader(conn), nil)
+		return err == nil
+	}
+	defer func() {
+		for _, conn := range open {
+			_ = conn.Close()
+		}
+	}()
+	for dial() {
+		if len(open) > maxInside {
+			t.Fatalf("%d connections are open", len(open))
+		}
+	}
+	if len(open) < maxInside-10 { // of the client above, at most
+		t.Errorf("only %d connections are let in", len(open))
+	}
+	for _, conn := range open[:10] {
+		_ = conn.Close()
+	}
+	for end := time.Now().Add(20 * time.Second); !dial(); {
+		if time.Now().After(end) {
+			t.Fatal("closed connections do not make room")
+		}
+	}
+}
+
 func TestNewLifeEndsOldTunnels(t *testing.T) {
 	f := ready(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

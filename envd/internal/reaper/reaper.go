@@ -19,20 +19,21 @@ const (
 	// A server that dies sooner than this after its start waits longer and longer for the next one.
 	steady  = 5 * time.Second
 	waitMin = 50 * time.Millisecond
-	waitMax = 5 * time.Second
+	waitMax = 500 * time.Millisecond // a program may kill it again and again
 )
 
 // server is the child that the reaper keeps alive.
 type server struct {
+	path    string
 	argv    []string
 	pid     int // 0 while it does not run
 	started time.Time
 	wait    time.Duration
 }
 
-// Run starts argv and stays for the life of the machine. As any other process than PID 1 it returns when told to
+// Run starts the program at path as argv and stays for the life of the machine. As any other process than PID 1 it returns when told to
 // end, with the server ended.
-func Run(argv []string) error {
+func Run(path string, argv []string) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPWR)
 	if os.Getpid() == 1 {
@@ -41,14 +42,14 @@ func Run(argv []string) error {
 			log.Printf("ctrl-alt-del: %v", err)
 		}
 	}
-	child := &server{argv: argv, wait: waitMin}
+	child := &server{path: path, argv: argv, wait: waitMin}
 	restart := time.NewTimer(0)
 	for {
 		select {
 		case <-restart.C:
 			// Forking here, in the loop that reaps, keeps the two from racing for the same child.
 			if err := child.start(); err != nil {
-				log.Printf("start %s: %v", argv[0], err)
+				log.Printf("start %s: %v", path, err)
 				restart.Reset(child.pause())
 			}
 		case received := <-signals:
@@ -64,7 +65,7 @@ func Run(argv []string) error {
 }
 
 func (s *server) start() error {
-	pid, err := syscall.ForkExec(s.argv[0], s.argv, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(s.path, s.argv, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2},
 		Sys:   &syscall.SysProcAttr{Setsid: true},

@@ -16,7 +16,7 @@ import (
 // TestMain lets the test binary be PID 1: Run with the rest of its arguments.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "as-init" {
-		if err := Run(os.Args[2:]); err != nil {
+		if err := Run(os.Args[2], os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

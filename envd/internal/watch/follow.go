@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,6 +146,10 @@ func (w *Watcher) add(parent *dir, name string) *dir {
 }
 
 func (w *Watcher) put(d, parent *dir, name string) {
+	if parent.isBelow(d) { // no kernel says so; to follow it would have no end
+		w.leave(d)
+		return
+	}
 	if old := w.tree.detach(parent, name); old != nil { // a rename put d in its place
 		w.leave(old)
 	}
@@ -153,6 +158,7 @@ func (w *Watcher) put(d, parent *dir, name string) {
 
 // leave ends the watch of a directory and of those below it.
 func (w *Watcher) leave(d *dir) {
+	maps.DeleteFunc(w.moving, func(_ uint32, moved *dir) bool { return moved == d })
 	for _, wd := range w.tree.remove(d) {
 		w.queue.forget(wd)
 	}

@@ -47,6 +47,16 @@ func (t *tree) path(d *dir, entry string) (relative string, ok bool) {
 	return b.String(), true
 }
 
+// isBelow tells whether d is other or below it.
+func (d *dir) isBelow(other *dir) bool {
+	for ; d != nil; d = d.parent {
+		if d == other {
+			return true
+		}
+	}
+	return false
+}
+
 // put makes d the child of parent under name, in the place of whatever had the name.
 func (t *tree) put(d, parent *dir, name string) {
 	if old := parent.children[name]; old != nil && old != d {
@@ -79,6 +89,7 @@ func (t *tree) remove(d *dir) (wds []int32) {
 		child.parent = nil
 		wds = append(wds, t.remove(child)...)
 	}
+	d.children = nil
 	delete(t.byWD, d.wd)
 	return append(wds, d.wd)
 }

@@ -194,8 +194,7 @@ func (w *Watcher) handlePending() {
 	if len(w.moving) == 0 || w.waiting() > 0 { // the other half of a rename may come
 		return
 	}
-	for cookie, gone := range w.moving {
-		delete(w.moving, cookie)
+	for _, gone := range w.moving {
 		w.leave(gone)
 	}
 }
@@ -232,6 +231,9 @@ func (w *Watcher) handle(n notice) {
 	case has(unix.IN_MOVED_FROM):
 		w.push(at, n.name, pb.EventType_EVENT_TYPE_RENAME)
 		if moved := w.tree.detach(at, n.name); moved != nil {
+			if lost := w.moving[n.cookie]; lost != nil {
+				w.leave(lost)
+			}
 			w.moving[n.cookie] = moved
 		}
 	case has(unix.IN_DELETE):
