@@ -8,10 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/wrenn-dev/wrenn/envd/internal/pb/filesystem"
 	"github.com/wrenn-dev/wrenn/envd/internal/pb/process"
 )
 
@@ -33,6 +36,9 @@ func (j JSON) MarshalAppend(into []byte, message any) ([]byte, error) {
 		if data := event.GetEvent().GetData(); data != nil {
 			return appendOutput(into, data), nil
 		}
+	}
+	if watched, ok := message.(*filesystem.WatchDirResponse); ok && isPlain(watched.GetFilesystem()) {
+		return appendChange(into, watched.GetFilesystem()), nil
 	}
 	typed, ok := message.(proto.Message)
 	if !ok {
@@ -67,6 +73,25 @@ func appendOutput(into []byte, data *process.ProcessEvent_DataEvent) []byte {
 	into = append(into, `":"`...)
 	into = base64.StdEncoding.AppendEncode(into, payload)
 	return append(into, `"}}}`...)
+}
+
+// isPlain tells whether an event of a watched directory is a name and a kind, none of which needs escaping.
+func isPlain(event *filesystem.FilesystemEvent) bool {
+	if event == nil || event.Name == "" || event.Entry != nil || !utf8.ValidString(event.Name) {
+		return false
+	}
+	special := func(r rune) bool { return r < 0x20 || r == 0x7f || r == '"' || r == '\\' }
+	_, known := filesystem.EventType_name[int32(event.Type)]
+	return known && event.Type != 0 && !strings.ContainsFunc(event.Name, special)
+}
+
+// appendChange encodes a plain event; thousands may come in a second.
+func appendChange(into []byte, event *filesystem.FilesystemEvent) []byte {
+	into = append(into, `{"filesystem":{"name":"`...)
+	into = append(into, event.Name...)
+	into = append(into, `","type":"`...)
+	into = append(into, event.Type.String()...)
+	return append(into, `"}}`...)
 }
 
 // Unmarshal decodes a protobuf message; fields it does not know are left out, so that newer clients work.

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"encoding/json"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -72,6 +73,44 @@ func TestOutputIsEncodedAsProtobufDoes(t *testing.T) {
 		if err := JSON("json").Unmarshal(ours[4:], back); err != nil || !proto.Equal(back, message) {
 			t.Errorf("%s does not come back: %v", ours, err)
 		}
+	}
+}
+
+func TestEventsAreEncodedAsProtobufDoes(t *testing.T) {
+	for _, event := range []*filesystem.FilesystemEvent{
+		{Name: "a b/ä€\u2028<&>", Type: filesystem.EventType_EVENT_TYPE_CHMOD},
+		{Name: "quote\"", Type: filesystem.EventType_EVENT_TYPE_CREATE},
+		{Name: "back\\slash", Type: filesystem.EventType_EVENT_TYPE_CREATE},
+		{Name: "line\nfeed\x7f\x01", Type: filesystem.EventType_EVENT_TYPE_CREATE},
+		{Name: "", Type: filesystem.EventType_EVENT_TYPE_WRITE},
+		{Name: "none"},
+		{Name: "new", Type: 99},
+		{Name: "entry", Type: filesystem.EventType_EVENT_TYPE_WRITE, Entry: &filesystem.EntryInfo{Name: "entry"}},
+		nil,
+	} {
+		message := &filesystem.WatchDirResponse{Event: &filesystem.WatchDirResponse_Filesystem{Filesystem: event}}
+		ours, err := JSON("json").MarshalAppend([]byte("head"), message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs, err := protojson.Marshal(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want bytes.Buffer
+		want.WriteString("head")
+		if err := json.Compact(&want, theirs); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(ours, want.Bytes()) {
+			t.Errorf("got %s, want %s", ours, want.Bytes())
+		}
+	}
+	bad := &filesystem.WatchDirResponse{Event: &filesystem.WatchDirResponse_Filesystem{
+		Filesystem: &filesystem.FilesystemEvent{Name: "\xff", Type: filesystem.EventType_EVENT_TYPE_CREATE},
+	}}
+	if _, err := JSON("json").Marshal(bad); err == nil {
+		t.Error("a name that is not UTF-8 passes")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
+	"github.com/wrenn-dev/wrenn/envd/internal/batch"
 	"github.com/wrenn-dev/wrenn/envd/internal/keepalive"
 	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/filesystem"
 	"github.com/wrenn-dev/wrenn/envd/internal/watch"
@@ -64,13 +65,8 @@ func relay(ctx context.Context, from *watch.Watcher, silence time.Duration, send
 	defer timer.Stop()
 	for {
 		events, failed := from.Take()
-		for _, event := range events {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err := send(&pb.WatchDirResponse{Event: &pb.WatchDirResponse_Filesystem{Filesystem: event}}); err != nil {
-				return err
-			}
+		if err := sendAll(ctx, events, send); err != nil {
+			return err
 		}
 		if failed != nil {
 			return watchError("", failed)
@@ -90,6 +86,19 @@ func relay(ctx context.Context, from *watch.Watcher, silence time.Duration, send
 			timer.Reset(silence)
 		}
 	}
+}
+
+func sendAll(ctx context.Context, events []*pb.FilesystemEvent, send func(*pb.WatchDirResponse) error) error {
+	defer batch.Hold(ctx)()
+	for _, event := range events {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := send(&pb.WatchDirResponse{Event: &pb.WatchDirResponse_Filesystem{Filesystem: event}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CreateWatcher begins to collect the events of a directory for GetWatcherEvents.

@@ -11,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/wrenn-dev/wrenn/envd/internal/batch"
 	"github.com/wrenn-dev/wrenn/envd/internal/codec"
 	"github.com/wrenn-dev/wrenn/envd/internal/files"
 	"github.com/wrenn-dev/wrenn/envd/internal/filesystem"
@@ -53,8 +54,9 @@ func New(machine *guest.Guest) *Server {
 	}
 	contents := files.NewHandler(machine)
 	api := http.NewServeMux()
-	api.Handle(processconnect.NewProcessHandler(process.NewService(machine), options...))
-	api.Handle(filesystemconnect.NewFilesystemHandler(filesystem.NewService(machine),
+	service := func(path string, handler http.Handler) { api.Handle(path, batch.Handler(handler)) }
+	service(processconnect.NewProcessHandler(process.NewService(machine), options...))
+	service(filesystemconnect.NewFilesystemHandler(filesystem.NewService(machine),
 		append(options, connect.WithInterceptors(filesystem.Legacy()))...))
 	api.HandleFunc("POST /files/compose", contents.Compose)
 	api.Handle("GET /tunnel", tunnel.NewHandler(s.lives.forget))

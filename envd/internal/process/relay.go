@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/wrenn-dev/wrenn/envd/internal/batch"
 	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/process"
 )
 
@@ -24,15 +25,9 @@ func relay(ctx context.Context, p *process, from *subscriber, silence time.Durat
 	defer timer.Stop()
 	for {
 		events, closed, err := from.take()
-		for i, event := range events {
-			err := ctx.Err()
-			if err == nil {
-				err = send(event)
-			}
-			if err != nil {
-				from.giveBack(events[i:])
-				return err
-			}
+		if sent, err := sendAll(ctx, events, send); err != nil {
+			from.giveBack(events[sent:])
+			return err
 		}
 		if closed {
 			if err != nil {
@@ -55,6 +50,19 @@ func relay(ctx context.Context, p *process, from *subscriber, silence time.Durat
 			timer.Reset(silence)
 		}
 	}
+}
+
+func sendAll(ctx context.Context, events []*pb.ProcessEvent, send func(*pb.ProcessEvent) error) (sent int, err error) {
+	defer batch.Hold(ctx)()
+	for i, event := range events {
+		if ctx.Err() != nil {
+			return i, ctx.Err()
+		}
+		if err := send(event); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
 }
 
 func startEvent(p *process) *pb.ProcessEvent {
