@@ -90,6 +90,10 @@ lint: bootstrap ## formatting, ruff, types, import rules, go vet, staticcheck, s
 bench: bootstrap build-envd ## measure the platform beside its floor; writes bench/results.json
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: bench-sdk
+bench-sdk: bootstrap build-envd ## E2B's SDK through the edge beside the same straight to envd; writes bench/sdk.json
+	@PYTHONPATH=tests $(BIN)/python -m bench.sdk $(ARGS)
+
 .PHONY: clean
 clean: ## remove what was built in this checkout
 	@rm -rf builds .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
