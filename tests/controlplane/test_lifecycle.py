@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.simulated import Gate, World
+from support.simulated import Gate, World, eventually
 from wrenn_server.controlplane.services import sandboxes, snapshots, timeouts
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.simulated import SimulatedAgent

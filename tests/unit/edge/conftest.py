@@ -9,7 +9,8 @@ import pytest_asyncio
 import uvloop
 from unit.edge.loopback import World
 
-hypothesis.settings.register_profile("edge", deadline=None)  # how long an example takes says how busy the machine is
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("edge", deadline=None)
 hypothesis.settings.load_profile("edge")
 
 
