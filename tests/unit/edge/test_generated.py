@@ -84,6 +84,10 @@ def test_what_is_accepted_means_the_same_to_others() -> None:
         count += 1
         ours = parse_request(data)
         evidence = f"seed {SEED}: {data!r}"
+        method, _, version = data.split(b" ", 2)
+        data = b" ".join(
+            (method, ours.target.encode(), version)
+        )  # they refuse the bytes that the edge escapes
         try:
             other = Parsed(data)
         except httptools.HttpParserError as error:

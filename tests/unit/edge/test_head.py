@@ -110,7 +110,7 @@ def test_what_a_head_gives() -> None:
     head = parse_request(
         b"POST /a%2Fb?c=\xc3\xa4 HTTP/1.1\r\nHOST:  x:1 \t\r\nX-A: 1\r\nx-a: 2\r\nEmpty:\r\ncontent-length: 007\r\n\r\n"
     )
-    assert (head.method, head.target, head.path, head.minor) == ("POST", "/a%2Fb?c=Ã¤", "/a%2Fb", 1)
+    assert (head.method, head.target, head.path, head.minor) == ("POST", "/a%2Fb?c=%C3%A4", "/a%2Fb", 1)
     assert head.headers == (
         ("HOST", "x:1"),
         ("X-A", "1"),
@@ -192,9 +192,7 @@ _VALUES = st.text(
     st.characters(min_codepoint=0x20, max_codepoint=0xFF, blacklist_characters="\x7f"), max_size=40
 ).map(lambda text: text.strip(" \t"))
 _HEADERS = st.lists(st.tuples(_NAMES, _VALUES), max_size=20)
-_TARGETS = st.text(
-    st.characters(min_codepoint=0x21, max_codepoint=0xFF, blacklist_characters="\x7f"), min_size=1
-)
+_TARGETS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
 
 
 @given(st.sampled_from(["GET", "POST", "x!"]), _TARGETS, _HEADERS, st.sampled_from([0, 1]))

@@ -21,8 +21,9 @@ _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Possessive: each byte is looked at once, whatever comes.
 _FIELDS = r"((?:" + _NAME + r"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 _VERSION = r"HTTP/([0-9]\.[0-9])"
-_REQUEST = re.compile(rf"({_NAME}{{1,64}}+) ([\x21-\x7e]++) {_VERSION}\r\n{_FIELDS}")
+_REQUEST = re.compile(rf"({_NAME}{{1,64}}+) ([\x21-\x7e\x80-\xff]++) {_VERSION}\r\n{_FIELDS}")
 _RESPONSE = re.compile(rf"{_VERSION} ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n{_FIELDS}")
+_RAW = re.compile(r"[\x80-\xff]")
 _LINE = re.compile(r"([^:]++):[\t ]*+([^\r]*[^\t\r ]|)[\t ]*+\r\n")
 """A line that is known to be one: its name, and its value without the blanks around it."""
 _SHORT = 1024  # bytes of a head that is worth remembering
@@ -133,6 +134,9 @@ def _request(data: bytes) -> Head:
         raise _diagnosis(data, "request line")
     method, target, version, block = match.groups()
     headers = _split(block)
+    if not target.isascii():
+        # Sent so by curl and others; many servers refuse it, and to the rest the two forms are one.
+        target = _RAW.sub(lambda byte: f"%{ord(byte[0]):02X}", target)
     return Head(headers, index(headers), method, target, _minor(version))
 
 
