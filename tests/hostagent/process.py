@@ -143,10 +143,15 @@ COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 0.05; done
 """Runs on in the background, as long as its memory does."""
 
 
-async def count(agent: AgentProcess, id: str, token: str) -> int:
-    """How far `COUNTER` is."""
+async def count(agent: AgentProcess, id: str, token: str, *, beyond: int = 0) -> int:
+    """How far `COUNTER` is, as soon as it is beyond a number."""
+    last = "tail -n 1 /tmp/count 2>/dev/null"
     return int(
-        await agent.run(id, token, "until [ -s /tmp/count ]; do sleep 0.05; done; tail -n 1 /tmp/count")
+        await agent.run(
+            id,
+            token,
+            f'until [ "$({last} || echo 0)" -gt {beyond} ] 2>/dev/null; do sleep 0.05; done; {last}',
+        )
     )
 
 

@@ -151,7 +151,7 @@ def test_a_file_of_another_user_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_missing_space_is_told_with_numbers(tmp_path: Path) -> None:
-    files.require_space(tmp_path, 1)
-    with pytest.raises(OSError, match=r"1,048,576 MiB are needed, [\d,]+ MiB are free") as full:
-        files.require_space(tmp_path, 1 << 40)
+    files.require_space(tmp_path, 1, "a file")
+    with pytest.raises(OSError, match=r"a file needs 1,048,576 MiB, [\d,]+ MiB are free") as full:
+        files.require_space(tmp_path, 1 << 40, "a file")
     assert full.value.errno == errno.ENOSPC

@@ -200,11 +200,13 @@ def free_bytes(directory: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def require_space(directory: Path, needed: int) -> None:
-    """:raises OSError: ENOSPC with the numbers, before anything was written"""
+def require_space(directory: Path, needed: int, what: str) -> None:
+    """:param what: needs so many bytes
+    :raises OSError: ENOSPC with the numbers, before anything was written
+    """
     free = free_bytes(directory)
     if free < needed:
-        numbers = f"{needed / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free"
+        numbers = f"{what} needs {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free"
         raise OSError(errno.ENOSPC, numbers, str(directory))
 
 

@@ -81,7 +81,7 @@ class FirecrackerVm(RunningVm):
     async def snapshot(self, directory: Path) -> None:
         """Diff where a base is known: Firecracker writes what has changed onto a copy of it, which then is complete.
         A Full snapshot writes (and faults in) all of the memory."""
-        require_space(directory, (self._memory_mb << 20) + _HEADROOM)
+        require_space(directory, (self._memory_mb << 20) + _HEADROOM, "a memory snapshot")
         base, self._base = self._base, None  # tracking starts anew with each snapshot, also with a failed one
         try:
             if base is not None:
@@ -99,7 +99,7 @@ class FirecrackerVm(RunningVm):
         except ApiClosed as error:
             raise await self.ended_early("writing the snapshot", error) from error
         except VmmError:
-            require_space(directory, 1 << 20)  # a full disk is told as such
+            require_space(directory, 1 << 20, "a memory snapshot")  # a full disk is told as such
             raise
         finally:
             if base is not None:

@@ -130,14 +130,14 @@ class QemuVm(RunningVm):
         if (await self._monitor.execute("query-status")).get("running") is not False:
             raise VmmError(f"{self.place.id}: a snapshot of a running VM was asked for")
         needed = memory_image.needed(self.pid, directory, self._memory_mb, self._base)
-        require_space(directory, needed + _HEADROOM)
+        require_space(directory, needed + _HEADROOM, "a memory snapshot")
         try:
             await self._save_devices(directory / "state")
             files = await asyncio.to_thread(memory_image.write, self.pid, directory, self._base)
         except QmpClosed as error:
             raise await self.ended_early("writing the snapshot", error) from error
         except VmmError:
-            require_space(directory, _HEADROOM)  # a full disk is told as such
+            require_space(directory, _HEADROOM, "a memory snapshot")  # a full disk is told as such
             raise
         await asyncio.to_thread(self._seal, directory, ["state", *files])
 
