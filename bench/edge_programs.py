@@ -15,7 +15,6 @@ from typing import cast
 import uvloop
 
 from wrenn_server.controlplane.app import observer
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.metrics import Metrics
 from wrenn_server.controlplane.seen import Seen
@@ -23,6 +22,7 @@ from wrenn_server.controlplane.services.routes import Location
 from wrenn_server.controlplane.traffic import Traffic
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Answer, Peer, Target, Tunnel
+from wrenn_server.model.address import Address
 from wrenn_server.model.ids import SandboxId
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire.head import Head
@@ -40,7 +40,7 @@ class Routes:
         self._connect = connect
         self._location = Location(
             host_id="host_0",
-            address=AgentAddress("127.0.0.1", 1),
+            address=Address("127.0.0.1", 1),
             state=State.RUNNING,
             generation=1,
             team_id="team_0",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wrenn_server.controlplane.config import AgentAddress, ConfigError, Tls, load
+from wrenn_server.controlplane.config import ConfigError, Tls, load
+from wrenn_server.model.address import Address
 
 ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 
@@ -13,7 +14,7 @@ def test_the_example_as_it_stands() -> None:
     config = load({}, ENV_EXAMPLE)
     assert config.database_url == "postgres://wrenn:wrenn@localhost:5432/wrenn?sslmode=disable"
     assert config.listen == "0.0.0.0:8000"
-    assert config.agent == AgentAddress("localhost", 50051)
+    assert config.agent == Address("localhost", 50051)
 
 
 def test_defaults() -> None:
@@ -81,9 +82,9 @@ def test_a_line_that_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
-    address = AgentAddress.parse(text)
+    address = Address.parse(text)
     assert (address.host, address.port, address.is_loopback) == (host, port, loopback)
-    assert AgentAddress.parse(str(address)) == address
+    assert Address.parse(str(address)) == address
 
 
 @pytest.mark.parametrize(
@@ -92,4 +93,4 @@ def test_addresses(text: str, host: str, port: int, loopback: bool) -> None:
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT"):
-        AgentAddress.parse(text)
+        Address.parse(text)

@@ -15,7 +15,6 @@ from cryptography.x509.oid import NameOID
 
 from support.postgres import TEMPLATE, fresh
 from wrenn_server.controlplane import hosts_client
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.hosts_client import Host, HostsClient, Uncertain, Unreachable
 from wrenn_server.controlplane.keys import Keys, load
 from wrenn_server.db import pool
@@ -23,6 +22,7 @@ from wrenn_server.db.pool import Database
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Answer, Limits, Peer, Target
 from wrenn_server.hostagent.tunnel import server_context
+from wrenn_server.model.address import Address
 from wrenn_server.model.ids import new_host_id
 from wrenn_server.wire.head import Head
 
@@ -36,9 +36,7 @@ async def keys(db: Database) -> Keys:
 
 @pytest.fixture
 async def client(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HostsClient]:
-    monkeypatch.setattr(
-        AgentAddress, "is_loopback", property(lambda _: False)
-    )  # as if it were another machine
+    monkeypatch.setattr(Address, "is_loopback", property(lambda _: False))  # as if it were another machine
     async with hosts_client.connect(keys) as connected:
         yield connected
 
@@ -58,13 +56,13 @@ def certified(keys: Keys, host_id: str) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def agent(context: ssl.SSLContext | None, answer: Answer) -> AsyncGenerator[AgentAddress]:
+async def agent(context: ssl.SSLContext | None, answer: Answer) -> AsyncGenerator[Address]:
     async def route(head: Head, peer: Peer) -> Target:
         assert (head.get("authorization") or "").startswith("Bearer ")
         return answer
 
     async with Listener("127.0.0.1:0", route, ssl=context, limits=Limits(grace=0.2)) as listener:
-        yield AgentAddress.parse(listener.address)
+        yield Address.parse(listener.address)
 
 
 async def test_tls_with_the_hosts_own_certificate(keys: Keys, client: HostsClient) -> None:
@@ -98,7 +96,7 @@ async def test_plain_http_is_refused_outside_of_loopback(client: HostsClient) ->
 
 async def test_nobody_listens(client: HostsClient) -> None:
     with pytest.raises(Unreachable):
-        await client.kill(Host(new_host_id(), AgentAddress("127.0.0.1", 1)), "sb" + "a" * 20, 1)
+        await client.kill(Host(new_host_id(), Address("127.0.0.1", 1)), "sb" + "a" * 20, 1)
 
 
 async def test_an_answer_that_never_comes_or_makes_no_sense(
@@ -119,7 +117,7 @@ async def test_an_answer_that_never_comes_or_makes_no_sense(
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Uncertain):
-            await client.health(Host(host_id, AgentAddress("127.0.0.1", port)))
+            await client.health(Host(host_id, Address("127.0.0.1", port)))
     monkeypatch.setattr(hosts_client, "ASK_TIMEOUT", 0.2)
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +128,7 @@ async def test_an_answer_that_never_comes_or_makes_no_sense(
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Uncertain):
-            await client.health(Host(host_id, AgentAddress("127.0.0.1", port)))
+            await client.health(Host(host_id, Address("127.0.0.1", port)))
 
 
 async def test_a_strange_404_is_no_missing_sandbox(keys: Keys, client: HostsClient) -> None:

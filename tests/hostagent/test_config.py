@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from wrenn_server.hostagent.config import Address, ConfigError, load
+from wrenn_server.hostagent.config import ConfigError, load
 from wrenn_server.linux.env_file import read_env_file
+from wrenn_server.model.address import Address
 
 
 def test_the_documented_defaults() -> None:
@@ -70,7 +71,7 @@ def test_plain_http_never_leaves_the_machine(
 @pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:65536", "h/p:1", "u@h:1", ":٣"])
 def test_what_is_not_an_address(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Address.parse(text)
+        Address.parse_listen(text)
 
 
 def test_env_files(tmp_path: Path) -> None:

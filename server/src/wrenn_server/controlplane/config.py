@@ -11,49 +11,14 @@ from urllib.parse import urlsplit
 from wrenn_server.db.sandboxes import Room
 from wrenn_server.linux.env_file import ConfigError as ConfigError
 from wrenn_server.linux.env_file import read_env_file
+from wrenn_server.model.address import Address
 
 VERSION = version("wrenn-server")
+AGENT = Address("localhost", 50051)
 MOST_WORKERS = 64
 TLS_LISTEN = "0.0.0.0:8443"
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,200}[a-z0-9])?(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
-
-
-@dataclass(frozen=True, slots=True)
-class AgentAddress:
-    """How to reach a host agent."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "AgentAddress":
-        """`HOST:PORT`, also with `http://` or `https://` before it.
-
-        :raises ValueError:
-        """
-        try:
-            parts = urlsplit(text if "://" in text else f"//{text}")
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError("expected HOST:PORT") from error
-        strange = parts.scheme not in {"", "http", "https"} or parts.path not in {"", "/"} or parts.query
-        if not host or not port or strange or any(c <= " " or c > "~" or c == "@" for c in text):
-            raise ValueError("expected HOST:PORT")
-        return cls(host, port)
-
-    @property
-    def is_loopback(self) -> bool:
-        """Only there plain HTTP is spoken; everywhere else TLS with the certificate that we signed."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Networks:
@@ -90,7 +55,7 @@ class Config:
     """DATABASE_URL; None: an embedded PostgreSQL in the data directory"""
     listen: str = "0.0.0.0:8000"
     """CP_LISTEN_ADDR, HOST:PORT"""
-    agent: AgentAddress = AgentAddress("localhost", 50051)
+    agent: Address = AGENT
     """CP_HOST_AGENT_ADDR: where to reach an agent that registered without --address"""
     data_dir: Path = Path("/var/lib/wrenn")
     """WRENN_DATA_DIR"""
@@ -125,7 +90,7 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
     for name, attribute, parse in (
         ("DATABASE_URL", "database_url", _database_url),
         ("CP_LISTEN_ADDR", "listen", _listen),
-        ("CP_HOST_AGENT_ADDR", "agent", AgentAddress.parse),
+        ("CP_HOST_AGENT_ADDR", "agent", Address.parse),
         ("WRENN_DATA_DIR", "data_dir", _path),
         ("CP_PROXY_DOMAIN", "proxy_domain", _domain),
         ("CP_WORKERS", "workers", _workers),
@@ -172,10 +137,8 @@ def _database_url(text: str) -> str:
 
 
 def _listen(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host:
-        raise ValueError("expected HOST:PORT or :PORT")
-    return f"{host or '0.0.0.0'}:{port}"
+    address = Address.parse_listen(text)
+    return str(address if address.host else Address("0.0.0.0", address.port))
 
 
 def _path(text: str) -> Path:

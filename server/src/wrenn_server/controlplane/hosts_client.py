@@ -13,8 +13,8 @@ from typing import TypeVar
 import httpx2
 import msgspec
 
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.keys import Keys, server_name
+from wrenn_server.model.address import Address
 from wrenn_server.model.errors import NotFound, Unavailable, WrennError
 from wrenn_server.wire import agent, http1, problems
 from wrenn_server.wire.stream import Stream
@@ -41,7 +41,7 @@ class Uncertain(Unavailable):
 @dataclass(frozen=True, slots=True)
 class Host:
     id: str
-    address: AgentAddress
+    address: Address
 
 
 class HostsClient:

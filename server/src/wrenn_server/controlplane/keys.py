@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.db import platform_keys
 from wrenn_server.db.pool import Database
+from wrenn_server.model.address import Address
 from wrenn_server.model.errors import InvalidRequest, Unauthorized
 
 ISSUER = "wrenn"
@@ -96,7 +96,7 @@ class Keys:
             self._calls[host_id] = (now + CALL_TOKEN_SEC / 2, token)
         return token
 
-    def certify(self, csr_pem: str, host_id: str, address: AgentAddress | None) -> str:
+    def certify(self, csr_pem: str, host_id: str, address: Address | None) -> str:
         """A certificate for the key in the request. Names come from us, whatever the request asks for.
 
         :raises InvalidRequest:

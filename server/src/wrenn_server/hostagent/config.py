@@ -9,44 +9,12 @@ from urllib.parse import urlsplit
 
 from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.linux.env_file import ConfigError as ConfigError
+from wrenn_server.model.address import Address
 
 T = TypeVar("T")
 
 DEFAULT_LISTEN = ":50051"
 DRIVERS = ("auto", "firecracker", "qemu")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen, or where others reach us. An empty host means all interfaces."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """`HOST:PORT`, `:PORT` or `[V6]:PORT`.
-
-        :raises ValueError: anything else."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
-            raise ValueError("expected HOST:PORT or :PORT")
-        host = host.removeprefix("[").removesuffix("]")
-        if "/" in host or "@" in host:
-            raise ValueError("expected HOST:PORT without a scheme or path")
-        return cls(host, int(port))
-
-    @property
-    def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +67,7 @@ class Config:
     def plain(self) -> bool:
         """Whether the control plane speaks plain HTTP to us: only when it does so over loopback, as it does when it
         knows no address of ours (`CP_HOST_AGENT_ADDR`)."""
-        return self.address is None or Address.parse(self.address).is_loopback
+        return self.address is None or Address.parse_listen(self.address).is_loopback
 
     @property
     def bind(self) -> Address:
@@ -126,7 +94,7 @@ def load(environ: Mapping[str, str], address: str | None = None) -> Config:
     reached = address or environ.get("AGENT_ADDRESS") or None
     if reached is not None:
         try:
-            if not Address.parse(reached).host:
+            if not Address.parse_listen(reached).host:
                 raise ValueError("the control plane needs a host name or address in it")
         except ValueError as error:
             problems.append(f"--address {reached!r}: {error}")
@@ -134,7 +102,7 @@ def load(environ: Mapping[str, str], address: str | None = None) -> Config:
     config = Config(
         data_dir=data_dir,
         cp_url=read("AGENT_CP_URL", "", _url),
-        listen=read("AGENT_LISTEN_ADDR", DEFAULT_LISTEN, Address.parse),
+        listen=read("AGENT_LISTEN_ADDR", DEFAULT_LISTEN, Address.parse_listen),
         address=reached,
         kernel=kernel,
         initrd=read("AGENT_INITRD_PATH", str(kernel.parent / "initrd"), _path),

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from wrenn_server.hostagent.config import Address
 from wrenn_server.hostagent.control_plane import ControlPlane
 from wrenn_server.hostagent.credentials import Credentials, Verifier, fingerprint
+from wrenn_server.model.address import Address
 from wrenn_server.model.errors import Unauthorized, WrennError
 from wrenn_server.wire.agent import HostSpecs, Register, Registered
 
@@ -75,7 +75,7 @@ def signing_request(key: ec.EllipticCurvePrivateKey, address: str | None) -> str
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wrenn-agent")])
     )
     if address is not None:
-        host = Address.parse(address).host
+        host = Address.parse_listen(address).host
         try:
             name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
         except ValueError:

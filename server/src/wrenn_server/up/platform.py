@@ -12,7 +12,6 @@ import msgspec
 
 from wrenn_server.controlplane import hosts_client
 from wrenn_server.controlplane import keys as control_plane_keys
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.hosts_client import Host, HostsClient
 from wrenn_server.controlplane.keys import Keys, UserClaims
 from wrenn_server.controlplane.services import users
@@ -20,6 +19,7 @@ from wrenn_server.db import api_keys, embedded, hosts, migrate, pool, teams
 from wrenn_server.db import users as db_users
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
+from wrenn_server.model.address import Address
 from wrenn_server.model.sandbox import Shape
 from wrenn_server.up import environment
 from wrenn_server.up.settings import ADMIN_EMAIL, Settings
@@ -142,7 +142,7 @@ class Platform:
             await self.hosts.drain(self.agent_of(row), mode)
 
     def agent_of(self, row: HostRow) -> Host:
-        return Host(row.id, AgentAddress.parse(row.address or self.settings.agent_listen))
+        return Host(row.id, Address.parse(row.address or self.settings.agent_listen))
 
 
 async def ensure_administrator(db: Database, known: dict[str, str]) -> Administrator:

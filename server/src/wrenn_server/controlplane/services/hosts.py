@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.keys import HostClaims
 from wrenn_server.controlplane.reconcile import decide
@@ -28,6 +27,7 @@ from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.model.address import Address
 from wrenn_server.model.errors import Conflict, InvalidRequest, NotFound, Unauthorized, WrennError
 from wrenn_server.model.ids import new_host_id, new_template_id, parse_host_id
 from wrenn_server.wire import agent
@@ -240,11 +240,11 @@ def _check_specs(specs: agent.HostSpecs) -> None:
         raise InvalidRequest("a text in specs is longer than 100 characters")
 
 
-def _parse_address(text: str | None) -> AgentAddress | None:
+def _parse_address(text: str | None) -> Address | None:
     if text is None:
         return None
     try:
-        return AgentAddress.parse(text)
+        return Address.parse(text)
     except ValueError as error:
         raise InvalidRequest(f"address {text[:100]!r}: {error}") from error
 

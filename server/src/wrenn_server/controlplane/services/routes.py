@@ -13,10 +13,10 @@ from typing import Protocol
 
 import structlog
 
-from wrenn_server.controlplane.config import AgentAddress
 from wrenn_server.controlplane.hosts_client import Host
 from wrenn_server.db import sandboxes
 from wrenn_server.db.pool import Database
+from wrenn_server.model.address import Address
 from wrenn_server.model.errors import NotFound, WrennError
 from wrenn_server.model.ids import SandboxId
 from wrenn_server.model.sandbox import State
@@ -39,7 +39,7 @@ class Tunnels(Protocol):
 @dataclass(frozen=True, slots=True)
 class Location:
     host_id: str | None
-    address: AgentAddress | None
+    address: Address | None
     """None: the sandbox is on no host."""
     state: State
     generation: int
@@ -54,7 +54,7 @@ class Location:
 
 
 class Routes:
-    def __init__(self, db: Database, tunnels: Tunnels, default_address: AgentAddress) -> None:
+    def __init__(self, db: Database, tunnels: Tunnels, default_address: Address) -> None:
         self._db = db
         self._tunnels = tunnels
         self._default = default_address
@@ -107,8 +107,8 @@ class Routes:
             raise NotFound(f"sandbox {sandbox_id} is {location.state}", code="sandbox_not_found")
         return await self._tunnels.tunnel(Host(location.host_id, location.address), sandbox_id, port)
 
-    def agent_address(self, address: str | None) -> AgentAddress:
-        return self._default if address is None else AgentAddress.parse(address)
+    def agent_address(self, address: str | None) -> Address:
+        return self._default if address is None else Address.parse(address)
 
     def forget(self, sandbox_id: str) -> None:
         """The sandbox is changing: whoever asks next must look, and connections to where it was end."""
