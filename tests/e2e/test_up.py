@@ -30,7 +30,7 @@ def test_second_up_is_quick_and_changes_nothing(platform: RunningPlatform) -> No
 
 def test_doctor_knows_the_way(platform: RunningPlatform) -> None:
     told = wrenn("doctor", settings=platform.settings, check=False).stdout
-    for word in ("KVM", "VMM", "kernel", "images", "forwarding", "nftables", "disk", "PostgreSQL"):
+    for word in ("KVM", "VMM", "kernel", "images", "forwarding", "way out", "nftables", "disk", "PostgreSQL"):
         assert word in told
 
 

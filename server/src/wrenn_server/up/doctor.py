@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from wrenn_server.hostagent.network.rules import veth_prefix
 from wrenn_server.hostagent.vmm import choice
 from wrenn_server.images import build
-from wrenn_server.linux import forwarding, kvm, process
+from wrenn_server.linux import firewall, forwarding, kvm, process
 from wrenn_server.up.settings import Settings
 
 DISK_WANTED_MB = 4096
 """Images, one template's memory and a few sandboxes."""
 FIRECRACKER = Path("/usr/local/bin/firecracker")
+LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 
 
 class Verdict(StrEnum):
@@ -47,6 +49,7 @@ async def examine(settings: Settings, *, running: bool = False) -> list[Finding]
         check_tun,
         check_nftables,
         check_forwarding,
+        check_way_out,
         check_disk,
         check_kernel,
         check_images,
@@ -130,6 +133,30 @@ async def check_forwarding(settings: Settings) -> Finding:
         Verdict.WARN,
         "off; `wrenn up` switches it on",
         "sysctl -w net.ipv4.ip_forward=1 (to keep it: a file in /etc/sysctl.d)",
+    )
+
+
+async def check_way_out(settings: Settings) -> Finding:
+    """Docker, for one, drops all that is forwarded and not its own."""
+    ours = veth_prefix(settings.tag)
+    try:
+        ruleset = await process.run(["nft", "list", "ruleset"], timeout=10)
+        closed = firewall.closed(ruleset.stdout.decode(errors="replace"), ours)
+        if LEGACY_TABLES.exists() and "filter" in LEGACY_TABLES.read_text().split():
+            legacy = await process.run(["iptables-legacy", "-S"], timeout=10)
+            closed += firewall.closed_legacy(legacy.stdout.decode(errors="replace"), ours)
+    except (process.CommandFailed, TimeoutError) as error:
+        return Finding(
+            "way out", Verdict.WARN, f"unknown: {error}", "see that nothing drops what is forwarded"
+        )
+    if not closed:
+        return ok("way out", "no firewall of this host stops what sandboxes send")
+    return Finding(
+        "way out",
+        Verdict.WARN,
+        f"sandboxes cannot reach the internet: {', '.join(chain.chain for chain in closed)} drops what it does"
+        " not know (Docker and firewalls set that)",
+        "; ".join(command for chain in closed for command in chain.opening) + " (again after each boot)",
     )
 
 
