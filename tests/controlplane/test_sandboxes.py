@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from controlplane.test_crash import age_leases
 from msgspec.structs import replace
 
 from support.simulated import Gate, World, eventually
@@ -379,6 +380,8 @@ async def test_delete_while_the_host_is_away_is_done_when_it_is_back(world: Worl
         assert await world.state(sandbox["id"]) == "killing"
         assert (await world.api.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code == 204
         await agent.beat()
+        await age_leases(world.cp.db)
+        world.cp.wake.set()
 
         async def killed() -> bool:
             return await world.state(sandbox["id"]) == "killed"

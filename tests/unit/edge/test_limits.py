@@ -32,7 +32,7 @@ async def test_a_head_that_drips_is_cut_off(world: World) -> None:
 
 
 async def test_silent_connections_end(world: World) -> None:
-    listener = await world.listener(OK, Limits(head=0.1, idle=0.1))
+    listener = await world.listener(OK, Limits(head=0.5, idle=0.5))
     silent, used = await world.client(listener), await world.client(listener, GET)
     await head_of(used)
     assert await exactly(used, 2) == b"ok"

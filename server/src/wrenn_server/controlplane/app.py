@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import uvicorn
 
 from wrenn_server.controlplane import hosts_client, keys, metrics, seen, work
 from wrenn_server.controlplane.api import app as api
@@ -32,6 +31,7 @@ from wrenn_server.controlplane.traffic import Traffic
 from wrenn_server.controlplane.workers import Place
 from wrenn_server.db import migrate, pool
 from wrenn_server.db.pool import Database
+from wrenn_server.edge import application
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Exchange, Upstream
 
@@ -159,39 +159,18 @@ def observer(cp: ControlPlane) -> Callable[[Exchange], None]:
     return observe
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the program's business."""
-        yield
-
-
 @asynccontextmanager
 async def served(app: object) -> AsyncGenerator[str, None]:
     """The API on a unix socket, for the edge alone; gives its path."""
-    with tempfile.TemporaryDirectory(prefix="wrenn-cp-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="wrenn-cp-") as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening,
+    ):
         path = os.fspath(Path(directory) / "api.sock")
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listening.bind(path)
-            listening.listen(1024)  # from here on the kernel keeps early callers waiting
-            settings = uvicorn.Config(
-                app,  # pyright: ignore[reportArgumentType] - Litestar's own ASGI types are not uvicorn's
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-            )
-            server = _Server(settings)
-            task = asyncio.create_task(server.serve(sockets=[listening]), name="api")
-            try:
-                yield path
-            finally:
-                server.should_exit = True
-                await task
-        finally:
-            listening.close()
+        listening.bind(path)
+        listening.listen(1024)  # from here on the kernel keeps early callers waiting
+        async with application.served(app, listening):
+            yield path
 
 
 @contextmanager

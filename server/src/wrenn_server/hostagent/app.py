@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import uvicorn
 
+from wrenn_server.edge import application
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Limits
 from wrenn_server.hostagent import rpc, specs, tunnel
@@ -181,13 +181,6 @@ def only_one(run: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Signals are the program's business."""
-        yield
-
-
 @asynccontextmanager
 async def served(app: Any, run: Path) -> AsyncGenerator[str]:
     """The RPC on a unix socket; gives its path."""
@@ -200,14 +193,8 @@ async def served(app: Any, run: Path) -> AsyncGenerator[str]:
         listening.bind(path)
         (run / "agent.sock").chmod(0o600)
         listening.listen(512)  # from here on the kernel keeps early callers waiting
-        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]), name="rpc")
-        try:
+        async with application.served(app, listening):
             yield path
-        finally:
-            server.should_exit = True
-            await task
     finally:
         listening.close()
         (run / "agent.sock").unlink(missing_ok=True)

@@ -4,21 +4,19 @@ For tests and load measurements of the control plane. With a path to envd, every
 --no-guest` of its own that its tunnel leads to, so programs and files are real (and are those of this machine).
 """
 
-import asyncio
-import contextlib
 import socket
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import msgspec
-import uvicorn
 from prometheus_client import CollectorRegistry
 
+from wrenn_server.edge import application
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Limits
 from wrenn_server.hostagent import registration, rpc, tunnel
@@ -139,13 +137,6 @@ async def serving(host: SimulatedHost, credentials: Credentials, address: str) -
         yield
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Signals are the program's business."""
-        yield
-
-
 @asynccontextmanager
 async def _served(app: object, directory: str) -> AsyncGenerator[str, None]:
     """The RPC on a unix socket; gives its path. Not that of `app`, which needs every VMM and host tool to load."""
@@ -153,13 +144,8 @@ async def _served(app: object, directory: str) -> AsyncGenerator[str, None]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)
         listening.listen(512)
-        server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))  # pyright: ignore[reportArgumentType] - Litestar's own ASGI types are not uvicorn's
-        task = asyncio.create_task(server.serve(sockets=[listening]), name="simulated rpc")
-        try:
+        async with application.served(app, listening):
             yield path
-        finally:
-            server.should_exit = True
-            await task
 
 
 def _free(listen: str) -> str:
