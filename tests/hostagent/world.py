@@ -22,6 +22,7 @@ from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
+from wrenn_server.hostagent.sandbox.warm import Warm
 from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.hostagent.vmm.base import Place, VmExit, VmGone, VmmError, VmSpec
 from wrenn_server.model.errors import Unavailable
@@ -347,6 +348,8 @@ class World:
         self.snapshot_error: Exception | None = None
         self.open_port = 80
         """Beside envd's, on the guest's own address; leads to envd as well."""
+        self.free_memory = 100_000
+        """MiB."""
         self.envd_refuses = False
         self.envd_hangs = False
         self.envds: list[FakeEnvd] = []
@@ -373,15 +376,18 @@ class World:
         )
 
     @contextlib.asynccontextmanager
-    async def agent(self, *, one_team: bool = False) -> AsyncGenerator[Registry]:
-        """An agent's registry from its start to its orderly end."""
+    async def agent(self, *, one_team: bool = False, warm: int = 0) -> AsyncGenerator[Registry]:
+        """An agent's registry from its start to its orderly end.
+
+        :param warm: VMs that may wait for their sandbox"""
         self.slots.used.clear()
         self.slots.enforced.clear()
         host = self.host()
         templates = Templates(host)
-        registry = Registry(host, templates, one_team=one_team)
+        waiting = Warm(host, warm, lambda: self.free_memory, quiet=0)
+        registry = Registry(host, templates, waiting, one_team=one_team)
         await registry.find()
-        async with registry, templates:
+        async with registry, templates, waiting:
             yield registry
 
     def hold(self, point: str) -> tuple[asyncio.Event, asyncio.Event]:

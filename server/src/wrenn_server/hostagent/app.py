@@ -35,6 +35,7 @@ from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
+from wrenn_server.hostagent.sandbox.warm import Warm
 from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire.agent import AgentHealth, HostSpecs
@@ -104,7 +105,10 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             changed=changes,
         )
         templates = Templates(host)
-        registry = Registry(host, templates, one_team=not (drivers.accelerated or config.emulated_tenants))
+        warm = Warm(host, config.warm, specs.available_mb)
+        registry = Registry(
+            host, templates, warm, one_team=not (drivers.accelerated or config.emulated_tenants)
+        )
 
         async def measure() -> HostSpecs:
             return await specs.measure(
@@ -133,6 +137,7 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         await stack.enter_async_context(slots)
         await stack.enter_async_context(registry)
         await stack.enter_async_context(templates)
+        await stack.enter_async_context(warm)
         listener = Listener(
             str(config.bind),
             tunnel.routes(registry, slots, verifier, api),

@@ -45,6 +45,8 @@ class Config:
     """AGENT_NETWORK: cut into one /30 a slot"""
     slots: int
     """AGENT_SLOTS: the most VMs at one time"""
+    warm: int
+    """AGENT_WARM: the most restored VMs that wait for a sandbox to become; 0 for none"""
     boot_timeout: float
     """AGENT_BOOT_TIMEOUT, seconds: how long a template may take from power-on until envd answers"""
     start_timeout: float
@@ -113,6 +115,7 @@ def load(environ: Mapping[str, str], address: str | None = None) -> Config:
         uid_base=read("AGENT_UID_BASE", "20000", _integer(1000, 2**31 - 70000)),
         network=read("AGENT_NETWORK", "10.213.0.0/16", _network),
         slots=read("AGENT_SLOTS", "200", _integer(1, 16000)),
+        warm=read("AGENT_WARM", "2", _integer(0, 100)),
         boot_timeout=read("AGENT_BOOT_TIMEOUT", "60", _integer(1, 3600)),
         start_timeout=read("AGENT_START_TIMEOUT", "30", _integer(1, 3600)),
         emulated_tenants=read("AGENT_EMULATED_TENANTS", "no", _choice("yes", "no")) == "yes",

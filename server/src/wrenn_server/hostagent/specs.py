@@ -9,6 +9,13 @@ from wrenn_server.hostagent.vmm.base import Driver
 from wrenn_server.wire.agent import HostSpecs
 
 MIB = 1 << 20
+MEMINFO = Path("/proc/meminfo")
+
+
+def available_mb() -> int:
+    """What programs could still take without anybody's being swapped out (MemAvailable of proc_meminfo(5)), MiB."""
+    with MEMINFO.open() as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
 
 
 async def measure(driver: Driver, *, accelerated: bool, version: str, sandboxes: Path) -> HostSpecs:

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -39,6 +39,8 @@ WARM_UP = (
     ("/usr/bin/env", "python3", "-c", "import json"),
 )
 """What nearly every sandbox runs first. A program that an image lacks fails, and that is all."""
+REHEARSAL = (("/bin/bash", "-l", "-c", ":"),)
+"""What a restored guest does once more while it waits for its sandbox; the first command takes half as long then."""
 WARM_UP_TIMEOUT = 20.0
 """Seconds for each; Python's first start takes 2 s under software emulation."""
 PATIENCE = 5.0
@@ -65,15 +67,16 @@ class Guest:
         doing = f"waiting for envd to answer within {self._boot_timeout:g} s of the boot"
         return await self._until(self._boot_timeout, doing, lambda: self._health(connect))
 
-    async def warm_up(self, connect: Connect) -> None:
-        """Has a template's envd do once what every sandbox will ask of it first, so that code, page tables and page
-        cache are in the memory that all of them share. The guest has no token yet and gets none.
+    async def warm_up(
+        self, connect: Connect, init: Callable[[], envd.Init], programs: Sequence[Sequence[str]]
+    ) -> None:
+        """Has an envd do once what every sandbox will ask of it first, so that code, page tables and page cache are in
+        memory before anybody waits for them. The guest has no token yet and gets none.
 
         :raises GuestFailed: not all of it could be done; the guest is as good as before"""
         doing = f"warming up the guest within {WARM_UP_TIMEOUT:g} s"
-        opening = envd.Init(access_token="", timestamp=timestamp(time.time_ns()), entropy=entropy())
-        await self._until(WARM_UP_TIMEOUT, doing, lambda: self._init(connect, lambda: opening, None))
-        for argv in WARM_UP:
+        await self._until(WARM_UP_TIMEOUT, doing, lambda: self._init(connect, init, None))
+        for argv in programs:
             process = envd.ProcessConfig(cmd=argv[0], args=list(argv[1:]))
             body = envd.envelope(envd.StartRequest(process=process))
             headers = [("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")]
@@ -180,6 +183,28 @@ def incarnation(entry: Entry) -> Callable[[], envd.Init]:
             sandbox_id=entry.id,
             template_id=entry.template_id,
             lifecycle_id=f"{entry.id}:{entry.generation}",
+        )
+
+    return init
+
+
+def nameless() -> envd.Init:
+    """What the envd of a template is told: it will be many."""
+    return envd.Init(access_token="", timestamp=timestamp(time.time_ns()), entropy=entropy())
+
+
+def anonymous(name: str) -> Callable[[], envd.Init]:
+    """What an envd is told that belongs to nobody yet: everything but a token."""
+
+    def init() -> envd.Init:
+        return envd.Init(
+            access_token="",
+            hostname=name,
+            timestamp=timestamp(time.time_ns()),
+            entropy=entropy(),
+            machine_id=hashlib.sha256(name.encode()).hexdigest()[:32],
+            sandbox_id=name,
+            lifecycle_id=f"{name}:0",
         )
 
     return init

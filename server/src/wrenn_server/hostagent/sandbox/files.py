@@ -53,6 +53,20 @@ class Files:
         await unbroken(self.overlays.clone(saved.overlay, target, owner=owner))
         return target
 
+    async def move_overlay(self, name: str, id: str) -> Path:
+        """The disk of a VM that becomes a sandbox, in the place of one that may be there.
+
+        :raises OSError:"""
+        target = self.paths.overlay(id)
+
+        def move() -> None:
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            self.paths.overlay(name).rename(target)
+            self.paths.sandbox(name).rmdir()
+
+        await unbroken(asyncio.to_thread(move))
+        return target
+
     def clear(self, id: str) -> None:
         """Removes what a VM that is no more has left, whoever ended it. Its disk was only a copy of a snapshot's.
 
@@ -87,15 +101,17 @@ class Files:
             if Path(sealed.read(directory).image) not in current:
                 files.remove(directory)
 
-    def sweep(self, *, known: Iterable[str], images: Iterable[str]) -> None:
+    def sweep(self, *, known: Iterable[str], places: Iterable[str], images: Iterable[str]) -> None:
         """After a crash: removes what belongs to no sandbox, and templates and pinned images that nothing needs.
 
+        :param known: ids of sandboxes
+        :param places: of VMs that run on
         :param images: what the sandboxes' disks lie on, by the journal
         :raises OSError:"""
         known = set(known)
-        for parent in (self.paths.sandboxes, self.paths.run):
+        for parent, kept in ((self.paths.sandboxes, known), (self.paths.run, known | {*places})):
             for entry in parent.iterdir():
-                if ids.parse_sandbox_id(entry.name) is not None and entry.name not in known:
+                if ids.parse_sandbox_id(entry.name) is not None and entry.name not in kept:
                     files.remove(entry)
         for place in self.paths.run.glob(f"{TEMPLATE}*"):
             files.remove(place)

@@ -46,6 +46,8 @@ class Entry(msgspec.Struct, kw_only=True):
     """Unix seconds by the host's clock, while it runs."""
     slot: int | None = None
     """Index of its network namespace, while a VM exists or may exist."""
+    place: str | None = None
+    """Name of its VM's place and cgroup, where that is not the id: the VM is older than the sandbox."""
     vm: dict[str, Any] | None = None
     """What `Driver.adopt` needs."""
     image: str | None = None

@@ -202,6 +202,7 @@ class Owner:
                 entry,
                 state=State.RUNNING,
                 slot=box.slot.index,
+                place=box.entry.place,
                 image=box.entry.image,
                 vm=box.vm.record(),
                 envd_version=box.envd_version or entry.envd_version,

@@ -16,7 +16,13 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from wrenn_server.hostagent.guest.client import Connect, Guest, GuestFailed
+from wrenn_server.hostagent.guest.client import (
+    WARM_UP,
+    Connect,
+    Guest,
+    GuestFailed,
+    nameless,
+)
 from wrenn_server.hostagent.network.base import TAP, Egress, Slot, SlotPool
 from wrenn_server.hostagent.sandbox.clock import Clock
 from wrenn_server.hostagent.sandbox.files import Files
@@ -134,6 +140,27 @@ class Failed(Exception):
         self.console = console
 
 
+class Standby(Protocol):
+    """A VM that has been restored already, and belongs to whoever holds this."""
+
+    async def become(
+        self, entry: Entry, saved: Saved, stack: AsyncExitStack, steps: Steps, init: Callable[[], envd.Init]
+    ) -> Box | None:
+        """None: it did not wake, and nothing is left of it; another VM has to be restored.
+
+        :param stack: gets what ends it
+        :raises WrennError: the sandbox's own wishes cannot be met"""
+        ...
+
+
+Take = Callable[[Entry, Saved], Standby | None]
+"""Gives one that comes from that source, if there is one."""
+
+
+def take_none(_entry: Entry, _saved: Saved) -> None:
+    """Nothing stands by."""
+
+
 @asynccontextmanager
 async def running(
     host: Host,
@@ -143,6 +170,7 @@ async def running(
     init: Callable[[], envd.Init],
     proof: str | None,
     reboot: bool = False,
+    take: Take = take_none,
 ) -> AsyncGenerator[Box]:
     """A sandbox restored from `source`, or booted when that has no memory; entered when its guest has acknowledged
     `/init`.
@@ -157,9 +185,12 @@ async def running(
     async with AsyncExitStack() as stack:
         async with source() as saved:
             steps.done("source")
-            async with host.starts:
-                steps.done("turn")
-                box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot)
+            standby = take(entry, saved)
+            box = None if standby is None else await standby.become(entry, saved, stack, steps, init)
+            if box is None:
+                async with host.starts:
+                    steps.done("turn")
+                    box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot)
         log.info("runs", action="runs", sandbox_id=entry.id, **steps.milliseconds)
         yield box
 
@@ -175,13 +206,13 @@ async def _brought_up(
     reboot: bool,
 ) -> Box:
     hold = Hold()
-    slot = await stack.enter_async_context(_slot(host, hold))
+    slot = await stack.enter_async_context(held_slot(host, hold))
     steps.done("slot")
     egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
     steps.done("egress")
     entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
-    directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
-    with _failures(f"starting {entry.id}"):
+    directory = stack.enter_context(directory_of(host.files.paths.place(entry.id), hold))
+    with failures(f"starting {entry.id}"):
         overlay = await both(host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry))
         steps.done("disk")
         spec, place = host.spec(entry, overlay), host.place(entry.id, slot, directory)
@@ -202,7 +233,7 @@ async def _brought_up(
             await _answering(host, slot, vm)
             proof = None  # what has just booted has no token yet
             steps.done("boot")
-        version = await _introduce(host, slot, vm, init, proof)
+        version = await introduce(host, slot, vm, init, proof)
         steps.done("guest")
     return Box(entry, slot, egress, vm, overlay, version, complaint, hold)
 
@@ -226,18 +257,19 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
     async with AsyncExitStack() as stack:
         hold = Hold()
         stack.push_async_callback(_release, host, slot, hold)
-        directory = stack.enter_context(_directory(host.files.paths.place(entry.id), hold))
+        name = entry.place or entry.id
+        directory = stack.enter_context(directory_of(host.files.paths.place(name), hold))
         overlay = host.files.paths.overlay(entry.id)
         try:
             egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
             vm = await stack.enter_async_context(
                 host.driver.adopt(
-                    host.spec(entry, overlay), host.place(entry.id, slot, directory), entry.vm or {}
+                    host.spec(entry, overlay), host.place(name, slot, directory), entry.vm or {}
                 )
             )
             await vm.resume()
         except (VmmError, WrennError) as error:
-            await host.strays.remove(f"{host.cgroup}/{entry.id}")  # nobody can steer it any more
+            await host.strays.remove(f"{host.cgroup}/{name}")  # nobody can steer it any more
             raise Failed(Reason.VMM_CRASHED, f"its VM cannot be taken over: {error}") from error
         yield Box(entry, slot, egress, vm, overlay, entry.envd_version, None, hold)
 
@@ -252,16 +284,16 @@ async def booted(
     :raises Failed: it did not come to life; :raises WrennError: no slot"""
     async with AsyncExitStack() as stack:
         hold = Hold()
-        slot = await stack.enter_async_context(_slot(host, hold))
-        directory = stack.enter_context(_directory(host.files.paths.place(name), hold))
-        with _failures(f"booting template {entry.template}"):
+        slot = await stack.enter_async_context(held_slot(host, hold))
+        directory = stack.enter_context(directory_of(host.files.paths.place(name), hold))
+        with failures(f"booting template {entry.template}"):
             disk = await overlay(slot.uid)
             vm = await stack.enter_async_context(
                 host.driver.boot(host.spec(entry, disk), host.place(name, slot, directory), template=True)
             )
             await _answering(host, slot, vm)
             try:
-                await _before_exit(vm, host.guest.warm_up(to_envd(host, slot)))
+                await before_exit(vm, host.guest.warm_up(to_envd(host, slot), nameless, WARM_UP))
             except GuestFailed as error:
                 log.warning("a template stays cold", action="warm_up_failed", name=name, error=str(error))
         yield vm
@@ -272,17 +304,17 @@ def to_envd(host: Host, slot: Slot) -> Connect:
     return lambda timeout: host.slots.connect(slot, envd.PORT, timeout)
 
 
-async def _introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
+async def introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
     try:
         talk = host.guest.introduce(to_envd(host, slot), init, proof)
-        return await _before_exit(vm, talk)
+        return await before_exit(vm, talk)
     except GuestFailed as error:
         raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
 
 
 async def _answering(host: Host, slot: Slot, vm: Vm) -> None:
     try:
-        await _before_exit(vm, host.guest.answering(to_envd(host, slot)))
+        await before_exit(vm, host.guest.answering(to_envd(host, slot)))
     except GuestFailed as error:
         raise Failed(Reason.START_FAILED, str(error), await console_of(vm)) from error
 
@@ -296,7 +328,7 @@ async def console_of(vm: Vm) -> str:
         return ""
 
 
-async def _before_exit(vm: Vm, work: Coroutine[Any, Any, T]) -> T:
+async def before_exit(vm: Vm, work: Coroutine[Any, Any, T]) -> T:
     """:raises Failed: the VM ended first"""
     task = asyncio.create_task(work, name="talk to guest")
     ended = asyncio.create_task(vm.wait(), name="watch VM")
@@ -307,7 +339,7 @@ async def _before_exit(vm: Vm, work: Coroutine[Any, Any, T]) -> T:
         exit = ended.result()
         raise Failed(exit.reason, f"its VM ended: {exit.detail}", exit.console)
     finally:
-        await _cancelled(task, ended)
+        await cancelled(task, ended)
 
 
 async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, Any]) -> T:
@@ -316,19 +348,19 @@ async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, Any]) 
     try:
         await asyncio.wait(tasks)
     finally:
-        await _cancelled(*tasks)
+        await cancelled(*tasks)
     tasks[1].result()
     return tasks[0].result()
 
 
-async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.contextmanager
-def _failures(doing: str) -> Generator[None]:
+def failures(doing: str) -> Generator[None]:
     try:
         yield
     except VmmError as error:
@@ -338,7 +370,7 @@ def _failures(doing: str) -> Generator[None]:
 
 
 @asynccontextmanager
-async def _slot(host: Host, hold: Hold) -> AsyncGenerator[Slot]:
+async def held_slot(host: Host, hold: Hold) -> AsyncGenerator[Slot]:
     slot = await host.slots.acquire()
     try:
         yield slot
@@ -357,7 +389,7 @@ async def _release(host: Host, slot: Slot, hold: Hold) -> None:
 
 
 @contextlib.contextmanager
-def _directory(path: Path, hold: Hold) -> Generator[Path]:
+def directory_of(path: Path, hold: Hold) -> Generator[Path]:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         yield path

@@ -46,7 +46,14 @@ class Record:
     def ended(self, state: State) -> Entry:
         """The entry of a sandbox that holds nothing any more."""
         return replace(
-            self.entry, state=state, slot=None, vm=None, snapshot=None, saved_memory=None, expires_at=None
+            self.entry,
+            state=state,
+            slot=None,
+            place=None,
+            vm=None,
+            snapshot=None,
+            saved_memory=None,
+            expires_at=None,
         )
 
     def paused(self, generation: int | None, *, memory: bool) -> Entry:
@@ -57,6 +64,7 @@ class Record:
             snapshot=generation,
             saved_memory=memory,
             slot=None,
+            place=None,
             vm=None,
             expires_at=None,
         )

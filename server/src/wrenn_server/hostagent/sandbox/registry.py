@@ -22,6 +22,7 @@ from wrenn_server.hostagent.sandbox.owner import Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed, Host
 from wrenn_server.hostagent.sandbox.snapshots import Snapshots
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
+from wrenn_server.hostagent.sandbox.warm import Warm
 from wrenn_server.hostagent.storage.sealed import Saved, saved_in
 from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
 from wrenn_server.model.sandbox import State
@@ -52,9 +53,10 @@ class Reach:
 class Registry:
     """An async context manager. `find` before the slot pool is entered, entering after it."""
 
-    def __init__(self, host: Host, templates: Templates, *, one_team: bool = False) -> None:
+    def __init__(self, host: Host, templates: Templates, warm: Warm, *, one_team: bool = False) -> None:
         self._host = host
         self._templates = templates
+        self._warm = warm
         self._snapshots = Snapshots(host.files.named)
         self._one_team = one_team
         self._owners: dict[str, Owner] = {}
@@ -77,14 +79,15 @@ class Registry:
             if entry.slot is not None and entry.vm is not None and self._should_run(entry):
                 slot = self._host.slots.adopt(entry.slot)
             self._found.append((entry, slot))
-        kept = {entry.id for entry, slot in self._found if slot is not None} | damaged
+        known = {entry.id for entry, _ in self._found} | damaged
+        kept = {entry.place or entry.id for entry, slot in self._found if slot is not None} | damaged
         for name in self._host.strays.children(self._host.cgroup):
-            if name not in kept:
+            # With a damaged journal a VM under a name that we do not know may be anybody's.
+            if name not in kept and (name in known or not damaged):
                 log.info("ending a VM that nobody owns", action="stray", sandbox_id=name)
                 await self._host.strays.remove(f"{self._host.cgroup}/{name}")
-        known = {entry.id for entry, _ in self._found} | damaged
         images = [entry.image for entry, _ in self._found if entry.image is not None]
-        await asyncio.to_thread(self._host.files.sweep, known=known, images=images)
+        await asyncio.to_thread(self._host.files.sweep, known=known, places=kept, images=images)
 
     def _should_run(self, entry: Entry) -> bool:
         saved = self._host.files.snapshots.is_saved(entry.id, entry.generation)
@@ -144,7 +147,7 @@ class Registry:
                 raise Internal(failure.message, code="template_failed") from failure
             yield prepared.saved
 
-        return await self._start(entry, lease, source, proof=None)
+        return await self._start(entry, lease, source, proof=None, take=self._warm.take)
 
     async def _start_from(
         self, snapshot: str, entry: Entry, lease: Lease, body: wire.Start
@@ -229,6 +232,7 @@ class Registry:
             access_token=target.access_token,
             expires_at=None,
             slot=None,
+            place=None,
             vm=None,
         )
 
@@ -317,12 +321,20 @@ class Registry:
         return owner
 
     async def _start(
-        self, entry: Entry, lease: Lease, source: recipe.Source, *, proof: str | None
+        self,
+        entry: Entry,
+        lease: Lease,
+        source: recipe.Source,
+        *,
+        proof: str | None,
+        take: recipe.Take = recipe.take_none,
     ) -> wire.SandboxReport:
         if self._closing:
             raise Unavailable("the agent is stopping")
         host, init = self._host, incarnation(entry)
-        begin = Begin(entry, lease, lambda: recipe.running(host, entry, source, init=init, proof=proof))
+        begin = Begin(
+            entry, lease, lambda: recipe.running(host, entry, source, init=init, proof=proof, take=take)
+        )
         call = Call(Command.START, entry.generation, begin=lambda _: begin)
         owner = self._owners.get(entry.id)
         if owner is not None:

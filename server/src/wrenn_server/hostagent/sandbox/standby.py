@@ -1,0 +1,100 @@
+"""A VM of a template, restored before anybody has asked for it, and how it becomes a sandbox."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+from msgspec.structs import replace
+
+from wrenn_server.hostagent.guest.client import REHEARSAL, anonymous
+from wrenn_server.hostagent.network.base import Slot
+from wrenn_server.hostagent.sandbox import recipe
+from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Hold, Host, Steps
+from wrenn_server.hostagent.storage.sealed import Saved
+from wrenn_server.hostagent.vmm.base import Vm, VmExit
+from wrenn_server.wire import envd
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """It stands still and is nobody's yet. Closing its stack ends it and removes what it has."""
+
+    host: Host
+    name: str
+    """An id that no sandbox has, for its place, its cgroup and, for now, its overlay."""
+    slot: Slot
+    vm: Vm
+    hold: Hold
+    stack: AsyncExitStack
+    watch: asyncio.Task[VmExit]
+
+    @property
+    def over(self) -> bool:
+        """Its process has ended."""
+        return self.watch.done()
+
+    async def become(
+        self, entry: Entry, saved: Saved, stack: AsyncExitStack, steps: Steps, init: Callable[[], envd.Init]
+    ) -> Box | None:
+        """See `recipe.Standby`."""
+        host, slot = self.host, self.slot
+        async with AsyncExitStack() as attempt:
+            await attempt.enter_async_context(self.stack)
+            # Before it moves: no packet of the sandbox is judged by other rules than its own.
+            egress = await attempt.enter_async_context(host.slots.enforcing(slot, entry.network))
+            entry = replace(entry, slot=slot.index, image=str(saved.image), place=self.name)
+            try:
+                with recipe.failures(f"waking {self.name} as {entry.id}"):
+                    overlay = await recipe.both(
+                        host.files.move_overlay(self.name, entry.id), host.journal.write(entry)
+                    )
+                    steps.done("disk")
+                    await self.vm.resume()
+                    version = await recipe.introduce(host, slot, self.vm, init, None)
+                    steps.done("guest")
+            except Failed as failure:
+                log.warning(
+                    "a VM that stood by did not wake",
+                    action="wake_failed",
+                    sandbox_id=entry.id,
+                    name=self.name,
+                    error=str(failure),
+                )
+                return None
+            await stack.enter_async_context(attempt.pop_all())
+            return Box(entry, slot, egress, self.vm, overlay, version, None, self.hold)
+
+
+async def restored(host: Host, name: str, entry: Entry, saved: Saved) -> Restored:
+    """Ready to become any sandbox of the entry's template and shape.
+
+    :param name: a new sandbox's id
+    :raises Failed: :raises GuestFailed: it did not come to life, and nothing is left of it
+    :raises WrennError: no slot"""
+    async with AsyncExitStack() as stack:
+        hold = Hold()
+        stack.push_async_callback(_discard, host, name, hold)
+        slot = await stack.enter_async_context(recipe.held_slot(host, hold))
+        directory = stack.enter_context(recipe.directory_of(host.files.paths.place(name), hold))
+        with recipe.failures(f"restoring a VM of {entry.template} to stand by"):
+            overlay = await host.files.clone_overlay(saved, name, slot.uid)
+            spec = host.spec(replace(entry, image=str(saved.image)), overlay)
+            place = host.place(name, slot, directory)
+            vm = await stack.enter_async_context(host.driver.restore(spec, place, saved.memory or overlay))
+            # Once before it counts: what the guest does then is in its memory and, emulated, translated.
+            way = recipe.to_envd(host, slot)
+            await recipe.before_exit(vm, host.guest.warm_up(way, anonymous(name), REHEARSAL))
+            await vm.pause()
+        watch = asyncio.create_task(vm.wait(), name=f"watch {name}")
+        stack.push_async_callback(recipe.cancelled, watch)
+        return Restored(host, name, slot, vm, hold, stack.pop_all(), watch)
+
+
+async def _discard(host: Host, name: str, hold: Hold) -> None:
+    if not hold.detached:
+        await host.files.remove(name, keep_journal=False)
