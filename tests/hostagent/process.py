@@ -62,6 +62,7 @@ class AgentProcess:
                 "AGENT_NETWORK": NETWORK,
                 "AGENT_UID_BASE": str(UID_BASE),
                 "AGENT_SLOTS": "40",
+                "AGENT_WARM": "0",
                 "AGENT_BOOT_TIMEOUT": "150",
                 "NOTIFY_SOCKET": str(listener.path),
                 **self.settings,
