@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,8 @@ SETTINGS = Settings(
     uid_base=50000,
 )
 COMMAND = "echo ready"
+REFILL = 3.0
+"""Seconds in which the agent has restored the next VM; it tells nobody when."""
 
 
 def milliseconds(began: float) -> float:
@@ -106,9 +109,37 @@ class Bench:
         self.note("resume", milliseconds(began))
         await sandbox.kill()
 
+    async def warm_round(self) -> None:
+        """The agent keeps one VM ready."""
+        await asyncio.sleep(REFILL)
+        await asyncio.to_thread(self.floor_restore)
+        began = time.perf_counter()
+        sandbox = await AsyncSandbox.create(client=self.client, timeout=300)
+        self.note("create_warm", milliseconds(began))
+        await sandbox.commands.run(COMMAND, check=True)
+        self.note("warm_to_output", milliseconds(began))
+        await sandbox.kill()
+
+    def floor_restore(self) -> None:
+        overlay = self.scratch / "overlay.ext4"
+        self.template.clone_overlay(overlay)
+        began = time.perf_counter()
+        vm = Vm(self.template, self.namespace, overlay)
+        try:
+            vm.init()
+            self.note("floor_restore", milliseconds(began))
+            connection = vm.connect()
+            vm.run(COMMAND, connection)
+            self.note("floor_restore_to_output", milliseconds(began))
+            connection.close()
+        finally:
+            vm.kill()
+
     def figures(self) -> list[Figure]:
         return [
             self.figure("create_on_demand", "floor_create", "ms", 1.10),
+            self.figure("create_warm", "floor_restore", "ms", 0.2),
+            self.figure("warm_to_output", "floor_restore_to_output", "ms", None),
             self.figure("exec_true", "floor_exec", "ms", 1.3),
             self.figure("pause", "floor_pause", "ms", 1.2),
             self.figure("resume", "floor_resume", "ms", 1.1),
@@ -140,7 +171,7 @@ def find_template(data_dir: Path) -> Template:
 
 
 async def measure(console: Console, rounds: int) -> list[Figure]:
-    await start.start(SETTINGS, console)
+    await start.start(replace(SETTINGS, warm=0), console)
     scratch = SETTINGS.data_dir / "bench"
     scratch.mkdir(exist_ok=True)
     try:
@@ -152,6 +183,12 @@ async def measure(console: Console, rounds: int) -> list[Figure]:
                 for number in range(rounds):
                     await bench.round()
                     console.print(f"round {number + 1} of {rounds}", highlight=False)
+                await down.stop(SETTINGS, kill=True)
+                await start.start(replace(SETTINGS, warm=1), console)
+                await (await AsyncSandbox.create(client=client, timeout=300)).kill()
+                for number in range(rounds):
+                    await bench.warm_round()
+                    console.print(f"warm round {number + 1} of {rounds}", highlight=False)
                 return bench.figures()
     finally:
         await down.stop(SETTINGS, kill=True)

@@ -29,6 +29,8 @@ class Settings:
     tls_listen: str | None = None
     network: str = "10.213.0.0/16"
     uid_base: int = 20000
+    warm: int = 2
+    """Restored VMs that wait for the next creates."""
 
     @property
     def tag(self) -> str:
@@ -77,8 +79,9 @@ def from_environment(environment: dict[str, str], **given: object) -> Settings:
     for name, variable in {"tls_cert": "CP_TLS_CERT", "tls_key": "CP_TLS_KEY"}.items():
         if value := environment.get(variable):
             values[name] = Path(value).absolute()
-    if uid_base := environment.get("AGENT_UID_BASE"):
-        values["uid_base"] = int(uid_base)
+    for name, variable in {"uid_base": "AGENT_UID_BASE", "warm": "AGENT_WARM"}.items():
+        if value := environment.get(variable):
+            values[name] = int(value)
     values.update({name: value for name, value in given.items() if value is not None})
     return Settings(**values)  # pyright: ignore[reportArgumentType] - names and types are those of Settings
 

@@ -142,6 +142,7 @@ def agent_environment(settings: Settings) -> dict[str, str]:
         "AGENT_VMM": settings.vmm,
         "AGENT_NETWORK": settings.network,
         "AGENT_UID_BASE": str(settings.uid_base),
+        "AGENT_WARM": str(settings.warm),
     }
 
 
