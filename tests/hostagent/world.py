@@ -22,8 +22,11 @@ from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
+from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.sandbox.warm import Warm
+from wrenn_server.hostagent.storage.objects import Objects
 from wrenn_server.hostagent.storage.paths import Paths
+from wrenn_server.hostagent.storage.store import Store
 from wrenn_server.hostagent.vmm.base import Place, VmExit, VmGone, VmmError, VmSpec
 from wrenn_server.model.errors import Unavailable
 from wrenn_server.model.sandbox import Reason, State, may
@@ -333,7 +336,9 @@ class FakeClock:
 class World:
     """The machine: what outlives an agent, and switches for what goes wrong."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, objects: Path | None = None) -> None:
+        """:param objects: folder of an object store"""
+        self.objects = objects
         self.paths = Paths.under(directory)
         self.paths.prepare()
         for file in (self.paths.kernel, self.paths.initrd, self.paths.images / "minimal.ext4"):
@@ -362,10 +367,16 @@ class World:
         self._told: set[asyncio.Task[None]] = set()
 
     def host(self) -> Host:
+        files = Files.under(self.paths)
+        uploads = None
+        if self.objects is not None:
+            store = Store(Objects.open(str(self.objects)), self.paths, files.images, machine="fake")
+            uploads = Uploads(store, files)
         return Host(
+            uploads=uploads,
             driver=self.driver,
             slots=self.slots,
-            files=Files.under(self.paths),
+            files=files,
             journal=Journal(self.paths.sandboxes),
             guest=Guest(start_timeout=5, boot_timeout=5),
             clock=self.clock,
@@ -387,7 +398,12 @@ class World:
         waiting = Warm(host, warm, lambda: self.free_memory, quiet=0)
         registry = Registry(host, templates, waiting, one_team=one_team)
         await registry.find()
-        async with registry, templates, waiting:
+        async with contextlib.AsyncExitStack() as stack:
+            if host.uploads is not None:
+                await stack.enter_async_context(host.uploads)
+            await stack.enter_async_context(registry)
+            await stack.enter_async_context(templates)
+            await stack.enter_async_context(waiting)
             yield registry
 
     def hold(self, point: str) -> tuple[asyncio.Event, asyncio.Event]:

@@ -35,7 +35,10 @@ from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
+from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.sandbox.warm import Warm
+from wrenn_server.hostagent.storage.objects import Objects
+from wrenn_server.hostagent.storage.store import Store
 from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire.agent import AgentHealth, HostSpecs
@@ -92,6 +95,7 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         cgroups = Cgroups.detect()
         slots = Slots(tag=paths.tag, network=config.network, uid_base=config.uid_base, limit=config.slots)
         changes = Changes()
+        uploads = _uploads(config, files)
         host = Host(
             driver=await stack.enter_async_context(drivers.open(cgroups)),
             slots=slots,
@@ -103,7 +107,11 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             strays=cgroups,
             starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
             changed=changes,
+            uploads=uploads,
         )
+        if uploads is not None:
+            uploads.store.machine = await specs.machine(host.driver, accelerated=drivers.accelerated)
+            uploads.store.turn = host.quiet.turn
         templates = Templates(host)
         warm = Warm(host, config.warm, specs.available_mb)
         registry = Registry(
@@ -112,8 +120,9 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
 
         async def measure() -> HostSpecs:
             return await specs.measure(
-                host.driver, accelerated=drivers.accelerated, version=VERSION, sandboxes=config.sandboxes
-            )
+                host.driver, accelerated=drivers.accelerated, version=VERSION, sandboxes=config.sandboxes,
+                store="" if uploads is None else uploads.store.identity,
+            )  # fmt: skip
 
         async def health() -> AgentHealth:
             return AgentHealth(
@@ -134,6 +143,8 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         # Left in the opposite order: no new calls, no more boots, sandboxes let go, which answers the last calls.
         await registry.find()
         api = await stack.enter_async_context(served(calls, paths.run))
+        if uploads is not None:
+            await stack.enter_async_context(uploads)
         await stack.enter_async_context(slots)
         await stack.enter_async_context(registry)
         await stack.enter_async_context(templates)
@@ -157,9 +168,12 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
                 specs=measure,
                 sandboxes=registry.reports,
                 templates=registry.templates,
+                snapshots=dict if uploads is None else uploads.snapshots,
             )
             control_plane = ControlPlane(config.cp_url)
             changes.heart = Heart(control_plane, credentials, content)
+            if uploads is not None:
+                uploads.told = changes.heart.wake
             stack.enter_context(_kept(changes.heart.run(), "heartbeat"))
             stack.enter_context(_kept(Sender(control_plane, credentials, samples).run(), "send samples"))
         log.info(
@@ -168,6 +182,17 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         )  # fmt: skip
         yield Agent(listener.address, registry)
         log.info("stopping; the sandboxes run on", action="agent_stop")
+
+
+def _uploads(config: Config, files: Files) -> Uploads | None:
+    """:raises OSError: the object store's folder cannot be made, or its URL makes no sense"""
+    if config.object_store is None:
+        return None
+    try:
+        objects = Objects.open(config.object_store)
+    except ValueError as error:
+        raise OSError(f"AGENT_OBJECT_STORE: {error}") from error
+    return Uploads(Store(objects, files.paths, files.images), files)
 
 
 @contextmanager

@@ -51,6 +51,9 @@ class Config:
     """AGENT_BOOT_TIMEOUT, seconds: how long a template may take from power-on until envd answers"""
     start_timeout: float
     """AGENT_START_TIMEOUT, seconds: how long a restored guest may take until envd answers"""
+    object_store: str | None
+    """AGENT_OBJECT_STORE: where paused sandboxes and snapshots go, so that other hosts can go on with them: the path of
+    a folder that all hosts share, or a URL such as s3://bucket/prefix; None: they stay on this host alone"""
     emulated_tenants: bool
     """AGENT_EMULATED_TENANTS=yes: let several teams share a host without KVM, where the VMM is no security boundary"""
 
@@ -118,6 +121,7 @@ def load(environ: Mapping[str, str], address: str | None = None) -> Config:
         warm=read("AGENT_WARM", "2", _integer(0, 100)),
         boot_timeout=read("AGENT_BOOT_TIMEOUT", "60", _integer(1, 3600)),
         start_timeout=read("AGENT_START_TIMEOUT", "30", _integer(1, 3600)),
+        object_store=environ.get("AGENT_OBJECT_STORE") or None,
         emulated_tenants=read("AGENT_EMULATED_TENANTS", "no", _choice("yes", "no")) == "yes",
     )
     if config.slots * 4 > config.network.num_addresses:

@@ -36,6 +36,7 @@ class Content:
     specs: Callable[[], Awaitable[HostSpecs]]
     sandboxes: Callable[[], list[SandboxReport]]
     templates: Callable[[], list[str]]
+    snapshots: Callable[[], dict[str, str]] = dict
 
 
 class Heart:
@@ -83,6 +84,7 @@ class Heart:
                 started_at=content.started_at,
                 sandboxes=content.sandboxes(),
                 templates=content.templates(),
+                snapshots=content.snapshots(),
             )
             path = f"/v1/hosts/{self._credentials.host_id}/heartbeat"
             await self._control_plane.post(path, beat, timeout=TIMEOUT, token=self._credentials.token)

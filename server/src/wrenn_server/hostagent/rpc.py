@@ -68,7 +68,8 @@ def build(
         generation = request.query_params.get("generation", "")
         if not generation.isascii() or not generation.isdigit() or len(generation) > 18:
             raise InvalidRequest("the query parameter `generation` must be a number")
-        await registry.kill(known(name), int(generation))
+        elsewhere = request.query_params.get("elsewhere") == "true"
+        await registry.kill(known(name), int(generation), elsewhere=elsewhere)
 
     @post("/v1/sandboxes/{name:str}/pause", guards=guards)
     async def pause(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
@@ -94,11 +95,21 @@ def build(
     async def rewire(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
         return answer(await registry.rewire(known(name), await body(request, wire.Rewire)))
 
+    @post("/v1/sandboxes/{name:str}/store", guards=guards)
+    async def store(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
+        return answer(await registry.store(known(name), await body(request, wire.Store)))
+
+    @post("/v1/sandboxes/{name:str}/fetch", guards=guards)
+    async def fetch(name: FromPath[str], request: AnyRequest) -> Response[bytes]:
+        return answer(await registry.fetch(known(name), await body(request, wire.Fetch)))
+
+    @post("/v1/snapshots/{name:str}/store", guards=guards, status_code=204)
+    async def store_snapshot(name: FromPath[str]) -> None:
+        await registry.store_snapshot(_snapshot(name))
+
     @delete("/v1/snapshots/{name:str}", guards=guards, status_code=204)
     async def delete_snapshot(name: FromPath[str]) -> None:
-        if ids.parse_snapshot_id(name) is None:
-            raise NotFound("this host has no such snapshot", code="snapshot_not_found")
-        await registry.delete_snapshot(name)
+        await registry.delete_snapshot(_snapshot(name))
 
     @post("/v1/templates/{template:str}/prepare", guards=guards)
     async def prepare(template: FromPath[str], request: AnyRequest) -> Response[bytes]:
@@ -113,7 +124,7 @@ def build(
     return Litestar(
         route_handlers=[
             get_health, get_metrics, list_sandboxes, get_sandbox, start, kill, pause, resume, fork, snapshot, timeout,
-            rewire, delete_snapshot, prepare, drain,
+            rewire, store, fetch, store_snapshot, delete_snapshot, prepare, drain,
         ],
         exception_handlers={Exception: _problem},
         request_max_body_size=BODY_LIMIT,
@@ -127,6 +138,14 @@ def known(name: str) -> str:
     id = ids.parse_sandbox_id(name)
     if id is None:
         raise NotFound("this host has no such sandbox", code="sandbox_not_found")
+    return id
+
+
+def _snapshot(name: str) -> str:
+    """:raises NotFound: not the id of a snapshot"""
+    id = ids.parse_snapshot_id(name)
+    if id is None:
+        raise NotFound("this host has no such snapshot", code="snapshot_not_found")
     return id
 
 

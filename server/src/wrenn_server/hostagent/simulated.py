@@ -65,6 +65,7 @@ class SimulatedAgent:
             started_at=self.started_at,
             sandboxes=self.host.reports(),
             templates=self.templates,
+            snapshots=self.host.stored_snapshots(),
         )
 
     async def beat(self) -> None:

@@ -1,13 +1,9 @@
 """The sandboxes of a host agent without VMs: the same commands and the same rules over a dictionary."""
 
 import asyncio
-import contextlib
-import os
-import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import cast
@@ -19,50 +15,24 @@ from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import checks
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Done, Refuse, decide, expiry
 from wrenn_server.hostagent.sandbox.registry import Reach
-from wrenn_server.model.errors import NotFound, WrennError
+from wrenn_server.hostagent.simulated_held import (
+    Held,
+    HeldSnapshot,
+    SimulatedStore,
+    introduce,
+    start_envd,
+    stop,
+)
+from wrenn_server.model.errors import Conflict, NotFound, Unavailable, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent as wire
-from wrenn_server.wire import envd, http1
-from wrenn_server.wire.stream import connect_tcp
+from wrenn_server.wire import envd
 
 SAVED_DISK = 3 << 20
 """Bytes that a made-up snapshot takes beside its memory."""
 
 Hook = Callable[[Command, str], Awaitable[None]]
 """Called with a command and a sandbox's id; may wait, or raise to have the command fail there."""
-
-
-@dataclass(slots=True)
-class Envd:
-    """One `envd serve --no-guest`: its programs and files are those of this machine."""
-
-    process: asyncio.subprocess.Process
-    port: int
-    """On loopback."""
-
-
-@dataclass(slots=True)
-class Held:
-    """What the host has of one sandbox."""
-
-    report: wire.SandboxReport
-    access_token: str = field(repr=False)
-    network: wire.Network
-    on_timeout: str
-    pause_memory: bool
-    envs: dict[str, str] = field(default_factory=dict[str, str])
-    snapshot: str | None = None
-    """Id of the snapshot that it was started from."""
-    envd: Envd | None = None
-
-
-@dataclass(slots=True)
-class HeldSnapshot:
-    """What the host has of one snapshot."""
-
-    report: wire.SnapshotReport
-    source: wire.SandboxReport
-    envs: dict[str, str]
 
 
 async def _nothing(command: Command, sandbox_id: str) -> None:
@@ -72,7 +42,10 @@ async def _nothing(command: Command, sandbox_id: str) -> None:
 class SimulatedHost:
     """The place of `Registry` in the agent, with the same methods and the same rules."""
 
-    def __init__(self, envd_binary: Path | None = None) -> None:
+    def __init__(self, envd_binary: Path | None = None, store: SimulatedStore | None = None) -> None:
+        self.objects = store
+        """None: there is no object store."""
+        self.machine = "simulated"
         self.held: dict[str, Held] = {}
         self.snapshots: dict[str, HeldSnapshot] = {}
         self.calls: list[tuple[Command, str, int]] = []
@@ -97,6 +70,9 @@ class SimulatedHost:
         envs = body.envs
         if body.snapshot is not None and sandbox_id not in self.held:
             saved = self.snapshots.get(body.snapshot)
+            if saved is None and self.objects is not None:
+                self.objects.check()
+                saved = self.objects.snapshots.get(body.snapshot)
             if saved is None:
                 raise checks.no_snapshot()
             source = saved.source
@@ -132,16 +108,18 @@ class SimulatedHost:
 
     async def resume(self, sandbox_id: str, body: wire.Resume) -> wire.SandboxReport:
         self.bodies.append(body)
+        if body.stored is not None and sandbox_id not in self.held:
+            await self.fetch(sandbox_id, wire.Fetch(generation=body.stored))
         held = self._get(sandbox_id)
         if await self._go(Command.RESUME, sandbox_id, body.generation):
             boots = not (body.memory and held.report.saved_memory)
             proof, held.access_token = held.access_token, body.access_token
             if self._envd is not None and boots:
-                await _stop(held)
-                held.envd = await _start_envd(self._envd)
-                await _introduce(held, None)
+                await stop(held)
+                held.envd = await start_envd(self._envd)
+                await introduce(held, None)
             elif held.envd is not None:
-                await _introduce(held, proof)
+                await introduce(held, proof)
             held.on_timeout, held.pause_memory = body.on_timeout, body.pause_memory
             held.network = body.network or held.network
             held.report = replace(
@@ -150,9 +128,40 @@ class SimulatedHost:
                 reason=None,
                 generation=body.generation,
                 saved_memory=None,
+                saved_generation=None,
+                stored=None,
                 expires_at=_expiry(body.ttl_sec),
             )
         return await self._answer(Command.RESUME, held)
+
+    async def store(self, sandbox_id: str, body: wire.Store) -> wire.SandboxReport:
+        """What the real one does by itself after a while, too."""
+        self.bodies.append(body)
+        held, store = self._get(sandbox_id), self._store()
+        if held.report.saved_generation != body.generation:
+            raise Conflict("the sandbox is not paused at that generation", code="invalid_state")
+        held.report = replace(held.report, stored=self.machine)
+        store.sandboxes[sandbox_id, body.generation] = changed(held)
+        return held.report
+
+    async def fetch(self, sandbox_id: str, body: wire.Fetch) -> wire.SandboxReport:
+        self.bodies.append(body)
+        if sandbox_id not in self.held:
+            stored = self._store().sandboxes.get((sandbox_id, body.generation))
+            if stored is None:
+                raise Unavailable("the object store has no such snapshot", code="snapshot_not_stored")
+            self.held[sandbox_id] = changed(stored)
+        return self.held[sandbox_id].report
+
+    async def store_snapshot(self, snapshot_id: str) -> None:
+        if snapshot_id not in self.snapshots:
+            raise checks.no_snapshot()
+        self._store().snapshots[snapshot_id] = self.snapshots[snapshot_id]
+
+    def stored_snapshots(self) -> dict[str, str]:
+        if self.objects is None:
+            return {}
+        return {id: self.machine for id in self.snapshots if id in self.objects.snapshots}
 
     async def fork(self, sandbox_id: str, body: wire.Fork) -> wire.ForkReport:
         self.bodies.append(body)
@@ -219,10 +228,14 @@ class SimulatedHost:
             held.network = body.network
         return await self._answer(Command.REWIRE, held)
 
-    async def kill(self, sandbox_id: str, generation: int) -> None:
+    async def kill(self, sandbox_id: str, generation: int, *, elsewhere: bool = False) -> None:
         if await self._go(Command.KILL, sandbox_id, generation):
             await self._drop(sandbox_id)
-        self._graves[sandbox_id] = generation
+        if not elsewhere:
+            self._graves[sandbox_id] = generation
+            if self.objects is not None:
+                for key in [key for key in self.objects.sandboxes if key[0] == sandbox_id]:
+                    del self.objects.sandboxes[key]
         await self.after(Command.KILL, sandbox_id)
 
     async def prepare(self, template: str, body: wire.Prepare) -> wire.TemplateReport:
@@ -335,8 +348,20 @@ class SimulatedHost:
             raise NotFound("this host has no such sandbox", code="sandbox_not_found")
         return held
 
+    def _store(self) -> SimulatedStore:
+        if self.objects is None:
+            raise Unavailable("this host has no object store", code="no_object_store", retryable=False)
+        self.objects.check()
+        return self.objects
+
     def _rest(self, held: Held, *, memory: bool) -> None:
-        held.report = replace(held.report, state=State.PAUSED, saved_memory=memory, expires_at=None)
+        held.report = replace(
+            held.report,
+            state=State.PAUSED,
+            saved_memory=memory,
+            saved_generation=held.report.generation,
+            expires_at=None,
+        )
         self.cut(held.report.id)
 
     async def _go(self, command: Command, sandbox_id: str, generation: int) -> bool:
@@ -355,8 +380,8 @@ class SimulatedHost:
     async def _begin(self, command: Command, sandbox_id: str, new: Held) -> wire.SandboxReport:
         if await self._go(command, sandbox_id, new.report.generation):
             if self._envd is not None:
-                new.envd = await _start_envd(self._envd)
-                await _introduce(new, None)
+                new.envd = await start_envd(self._envd)
+                await introduce(new, None)
             self.held[sandbox_id] = new
         return await self._answer(command, self.held[sandbox_id])
 
@@ -368,50 +393,7 @@ class SimulatedHost:
         held = self.held.pop(sandbox_id, None)
         if held is not None:
             self.cut(sandbox_id)
-            await _stop(held)
-
-
-async def _start_envd(binary: Path) -> Envd:
-    process = await asyncio.create_subprocess_exec(
-        os.fspath(binary), "serve", "--no-guest", "--listen", "127.0.0.1:0",
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
-    if process.stderr is None:
-        raise AssertionError("stderr is a pipe")
-    line = (await process.stderr.readline()).decode()
-    found = re.search(r":(\d+)\s*$", line)
-    if found is None:
-        raise RuntimeError(f"envd did not say where it listens: {line!r}")
-    return Envd(process, int(found[1]))
-
-
-async def _stop(held: Held) -> None:
-    if held.envd is not None:
-        with contextlib.suppress(ProcessLookupError):
-            held.envd.process.kill()
-        await held.envd.process.wait()
-
-
-async def _introduce(held: Held, proof: str | None) -> None:
-    """:param proof: the token that its envd asks for until now"""
-    if held.envd is None:
-        return
-    init = envd.Init(
-        access_token=held.access_token,
-        env_vars=held.envs,
-        default_user="root",
-        sandbox_id=held.report.id,
-    )
-    headers = [("Content-Type", "application/json")]
-    if proof is not None:
-        headers.append(("X-Access-Token", proof))
-    stream = await connect_tcp("127.0.0.1", held.envd.port)
-    async with http1.Connection(stream) as connection:
-        response = await connection.request("POST", "/init", headers=headers, body=msgspec.json.encode(init))
-        await response.read(limit=65536)
-        if response.status != 204:
-            raise RuntimeError(f"envd refused /init with {response.status}")
+            await stop(held)
 
 
 def _expiry(ttl_sec: float | None) -> float | None:

@@ -1,5 +1,7 @@
 """What this machine has, measured anew for each heartbeat."""
 
+import functools
+import hashlib
 import os
 import platform
 import shutil
@@ -18,7 +20,9 @@ def available_mb() -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
 
 
-async def measure(driver: Driver, *, accelerated: bool, version: str, sandboxes: Path) -> HostSpecs:
+async def measure(
+    driver: Driver, *, accelerated: bool, version: str, sandboxes: Path, store: str = ""
+) -> HostSpecs:
     """:raises VmmError: the VMM's binary cannot be run; :raises OSError: the directory is gone"""
     return HostSpecs(
         arch=platform.machine(),
@@ -29,4 +33,36 @@ async def measure(driver: Driver, *, accelerated: bool, version: str, sandboxes:
         vmm_version=await driver.version(),
         accelerated=accelerated,
         version=version,
+        machine=await machine(driver, accelerated=accelerated),
+        store=store,
     )
+
+
+async def machine(driver: Driver, *, accelerated: bool) -> str:
+    """What guest memory depends on: the VMM and how it runs guests, and the processor, under emulation for the frequency
+    of its time stamps. Equal on hosts that can go on with each other's memory.
+
+    :raises VmmError: the VMM's binary cannot be run"""
+    version = await driver.version()
+    if driver.name == "firecracker":  # patch releases keep the format of snapshots
+        version = ".".join(version.split(".")[:2])
+    return f"{platform.machine()}/{driver.name}-{version}/{'kvm' if accelerated else 'tcg'}/{_processor()}"
+
+
+@functools.cache
+def _processor() -> str:
+    """A fingerprint of the first processor: its model and all that it can do."""
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    names = {
+        "vendor_id",
+        "cpu family",
+        "model",
+        "model name",
+        "stepping",
+        "flags",
+        "CPU implementer",
+        "CPU part",
+        "Features",
+    }
+    lines = [line for line in first.splitlines() if line.partition(":")[0].strip() in names]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

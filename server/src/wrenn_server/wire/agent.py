@@ -8,12 +8,16 @@ GET    /v1/sandboxes                            -> SandboxList
 PUT    /v1/sandboxes/{id}             Start     -> SandboxReport    create: restore of the template, usable when it answers
 GET    /v1/sandboxes/{id}                       -> SandboxReport
 DELETE /v1/sandboxes/{id}?generation=N          -> 204              idempotent, legal in every state
+                                                                    `&elsewhere=true`: another host has it
 POST   /v1/sandboxes/{id}/pause       Pause     -> SandboxReport    answers when the snapshot is on disk
 POST   /v1/sandboxes/{id}/resume      Resume    -> SandboxReport
 POST   /v1/sandboxes/{id}/fork        Fork      -> ForkReport       the source keeps running
 POST   /v1/sandboxes/{id}/snapshot    Snapshot  -> SnapshotReport   the source keeps running; idempotent by its id
 POST   /v1/sandboxes/{id}/timeout     Timeout   -> SandboxReport
 PUT    /v1/sandboxes/{id}/network     Rewire    -> SandboxReport    in force, for old connections too, when it answers
+POST   /v1/sandboxes/{id}/store       Store     -> SandboxReport    a paused one; answers when it is in the object store
+POST   /v1/sandboxes/{id}/fetch       Fetch     -> SandboxReport    from the object store; it is paused here then
+POST   /v1/snapshots/{id}/store                 -> 204              answers when it is in the object store
 DELETE /v1/snapshots/{id}                       -> 204              idempotent
 POST   /v1/templates/{name}/prepare   Prepare   -> TemplateReport   boots and snapshots a template for one shape
 POST   /v1/drain                      Drain     -> SandboxList      pause (or kill) every running sandbox
@@ -92,6 +96,18 @@ class Resume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pause_memory: bool = True
     network: Network | None = None
     """In place of all that was, in force before the guest runs; None: as it was."""
+    stored: int | None = None
+    """Generation to fetch from the object store when this host has nothing of the sandbox."""
+
+
+class Store(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    """That it was paused at."""
+
+
+class Fetch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    generation: int
+    """That it was paused at."""
 
 
 class ForkTarget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -190,6 +206,10 @@ class SandboxReport(msgspec.Struct, kw_only=True):
     envd_version: str = ""
     saved_memory: bool | None = None
     """Of a paused one: whether its memory was kept."""
+    saved_generation: int | None = None
+    """Of a paused one: which it was paused at."""
+    stored: str | None = None
+    """Of a paused one: the machine (`HostSpecs.machine`) under which all of it is in the object store; None: it is not."""
     expires_at: float | None = None
     """Unix seconds by the host's clock."""
 
@@ -219,6 +239,10 @@ class HostSpecs(msgspec.Struct, kw_only=True):
     accelerated: bool
     version: str
     """Of the agent."""
+    machine: str = ""
+    """What guest memory depends on: it goes on only on hosts that say the same."""
+    store: str = ""
+    """Identity of the object store; hosts with the same one see the same objects. Empty: there is none."""
 
 
 class Register(msgspec.Struct, kw_only=True):
@@ -249,6 +273,8 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     sandboxes: list[SandboxReport]
     templates: list[str]
     """Names of the templates that this host can start."""
+    snapshots: dict[str, str] = {}
+    """Ids of the named snapshots that are in the object store, and their machines."""
 
 
 class Sample(msgspec.Struct, kw_only=True):

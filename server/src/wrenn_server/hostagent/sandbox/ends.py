@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
+from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.messages import Call, failure
 from wrenn_server.hostagent.sandbox.recipe import Host
@@ -24,7 +25,8 @@ class Ends:
         :param by: answered; None: its time was over"""
         record = self._record
         if record.entry.state is not State.KILLING:
-            await record.doom(Reason.USER)
+            await record.doom(Reason.USER, elsewhere=by is not None and by.elsewhere)
+        await self._doom(record.entry)
         try:
             await self._host.files.remove(record.entry.id, keep_journal=by is None)
         except OSError as error:
@@ -44,4 +46,10 @@ class Ends:
         self._log.warning("sandbox failed", action="failed", reason=reason, detail=message)
         failed = self._record.ended(State.FAILED)
         await self._record.note(replace(failed, reason=reason, message=message, console=console or None))
+        await self._doom(failed)
         await self._host.files.remove(failed.id, keep_journal=True)
+
+    async def _doom(self, entry: Entry) -> None:
+        uploads = self._host.uploads
+        if uploads is not None and entry.paused_once and not entry.elsewhere:
+            await uploads.doom(entry.id)

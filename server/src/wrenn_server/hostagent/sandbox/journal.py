@@ -56,6 +56,10 @@ class Entry(msgspec.Struct, kw_only=True):
     """Generation of the snapshot that it would resume from. None while running: what was saved before is old."""
     saved_memory: bool | None = None
     """Of that snapshot: whether there is more than the disk."""
+    paused_once: bool = False
+    """Something of it may be in the object store."""
+    elsewhere: bool = False
+    """It is killed here because another host has it: what is in the object store stays."""
     network: Network = msgspec.field(default_factory=Network)
     """What it may reach."""
     envd_version: str = ""

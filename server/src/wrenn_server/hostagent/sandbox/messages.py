@@ -73,6 +73,8 @@ class Call:
     """Fork, Snapshot."""
     memory: bool = True
     """Pause: whether it is kept."""
+    elsewhere: bool = False
+    """Kill: another host has it, only what is here goes."""
     network: Network | None = None
     """Rewire."""
     answer: asyncio.Future[SandboxReport] = field(

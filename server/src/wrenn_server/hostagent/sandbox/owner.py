@@ -253,7 +253,7 @@ class Owner:
         try:
             match call.command:
                 case Command.KILL:
-                    await self._record.doom(Reason.USER)
+                    await self._record.doom(Reason.USER, elsewhere=call.elsewhere)
                     return Killed(call)
                 case Command.PAUSE:
                     await self._saving.pause(box, memory=call.memory)

@@ -27,6 +27,8 @@ from wrenn_server.hostagent.network.base import TAP, Egress, Slot, SlotPool
 from wrenn_server.hostagent.sandbox.clock import Clock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
+from wrenn_server.hostagent.sandbox.quiet import Quiet
+from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Driver, Place, Vm, VmmError, VmSpec
 from wrenn_server.model.errors import WrennError
@@ -67,6 +69,9 @@ class Host:
     """How many VMs may be on their way up at once: more would only delay one another."""
     changed: Callable[[Entry], None]
     """Called after every change of a sandbox; must be quick."""
+    uploads: Uploads | None = None
+    """None: there is no object store."""
+    quiet: Quiet = field(default_factory=Quiet)
 
     def spec(self, entry: Entry, overlay: Path) -> VmSpec:
         return VmSpec(
@@ -186,11 +191,15 @@ async def running(
         async with source() as saved:
             steps.done("source")
             standby = take(entry, saved)
-            box = None if standby is None else await standby.become(entry, saved, stack, steps, init)
+            box = None
+            if standby is not None:
+                with host.quiet.broken():
+                    box = await standby.become(entry, saved, stack, steps, init)
             if box is None:
                 async with host.starts:
                     steps.done("turn")
-                    box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot)
+                    with host.quiet.broken():
+                        box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot)
         log.info("runs", action="runs", sandbox_id=entry.id, **steps.milliseconds)
         yield box
 

@@ -20,6 +20,8 @@ class Record:
     def show(self, entry: Entry) -> None:
         """In memory alone: a crash of the agent forgets it."""
         self.entry = entry
+        if self._host.uploads is not None:
+            self._host.uploads.rests(entry)
         self._host.changed(entry)
 
     async def write(self, entry: Entry) -> None:
@@ -39,9 +41,9 @@ class Record:
             )
         self.show(entry)
 
-    async def doom(self, reason: Reason) -> None:
+    async def doom(self, reason: Reason, *, elsewhere: bool = False) -> None:
         """The intent to end it. A full disk must not keep anything alive."""
-        await self.note(replace(self.entry, state=State.KILLING, reason=reason))
+        await self.note(replace(self.entry, state=State.KILLING, reason=reason, elsewhere=elsewhere))
 
     def ended(self, state: State) -> Entry:
         """The entry of a sandbox that holds nothing any more."""
@@ -62,6 +64,7 @@ class Record:
             self.entry,
             state=State.PAUSED,
             snapshot=generation,
+            paused_once=True,
             saved_memory=memory,
             slot=None,
             place=None,
@@ -70,7 +73,10 @@ class Record:
         )
 
     def report(self) -> SandboxReport:
-        entry = self.entry
+        entry, uploads = self.entry, self._host.uploads
+        stored = None
+        if uploads is not None and entry.state is State.PAUSED and entry.snapshot is not None:
+            stored = uploads.machine_of(entry.id, entry.snapshot)
         return SandboxReport(
             id=entry.id,
             generation=entry.generation,
@@ -83,5 +89,7 @@ class Record:
             disk_mb=entry.disk_mb,
             envd_version=entry.envd_version,
             saved_memory=entry.saved_memory,
+            saved_generation=entry.snapshot,
+            stored=stored,
             expires_at=entry.expires_at,
         )

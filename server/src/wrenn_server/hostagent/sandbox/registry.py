@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from wrenn_server.hostagent.guest.client import incarnation
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import checks, lifecycle, recipe
+from wrenn_server.hostagent.sandbox.arrivals import Arrivals
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.messages import Begin, Call, Checkpoint, Lease
@@ -57,7 +58,8 @@ class Registry:
         self._host = host
         self._templates = templates
         self._warm = warm
-        self._snapshots = Snapshots(host.files.named)
+        self._arrivals = Arrivals(host)
+        self._snapshots = Snapshots(host.files.named, host.uploads)
         self._one_team = one_team
         self._owners: dict[str, Owner] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -167,6 +169,8 @@ class Registry:
 
     async def resume(self, id: str, body: wire.Resume) -> wire.SandboxReport:
         host = self._host
+        if body.stored is not None and id not in self._owners:
+            await self.fetch(id, wire.Fetch(generation=body.stored))
 
         def begin(paused: Entry) -> Begin:
             intent = replace(paused, state=State.RESUMING, network=body.network or paused.network)
@@ -193,13 +197,46 @@ class Registry:
         lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.extend)
         return await self._owner(id).ask(Call(Command.TIMEOUT, body.generation, lease=lease))
 
-    async def kill(self, id: str, generation: int) -> None:
-        """Idempotent; legal in every state."""
+    async def kill(self, id: str, generation: int, *, elsewhere: bool = False) -> None:
+        """Idempotent; legal in every state.
+
+        :param elsewhere: another host has it: what is in the object store stays"""
         owner = self._owners.get(id)
         if owner is None or owner.gone:
-            self._bury(id, generation)
+            if not elsewhere:  # it may come back
+                self._bury(id, generation)
             return
-        await owner.ask(Call(Command.KILL, generation))
+        await owner.ask(Call(Command.KILL, generation, elsewhere=elsewhere))
+
+    async def store(self, id: str, body: wire.Store) -> wire.SandboxReport:
+        """A paused sandbox is in the object store when it answers."""
+        owner = self._owner(id)
+        await self._arrivals.store(owner.entry, body.generation)
+        return owner.report()
+
+    async def fetch(self, id: str, body: wire.Fetch) -> wire.SandboxReport:
+        """From the object store, unless it is here already; it is paused here when it answers."""
+        # In a task of its own: what is half fetched is finished or removed, even when the caller goes away.
+        await asyncio.shield(self._task(self._fetch(id, body.generation), f"fetch {id}"))
+        return self._owner(id).report()
+
+    async def _fetch(self, id: str, generation: int) -> None:
+        async with self._arrivals.turn(id):
+            if id in self._owners:
+                return
+            if generation <= self._graves.get(id, -1):
+                raise Conflict("the sandbox was killed before it was fetched", code="killed")
+            entry = await self._arrivals.sandbox(id, generation, self._check_team)
+            if self._closing:
+                raise Unavailable("the agent is stopping")
+            owner = Owner(self._host, entry)
+            self._own(owner, owner.run())
+            self._host.changed(entry)
+
+    async def store_snapshot(self, id: str) -> None:
+        """A named snapshot is in the object store when it answers."""
+        await self._snapshots.source(id)
+        await self._arrivals.store_snapshot(id)
 
     async def fork(self, id: str, body: wire.Fork) -> wire.ForkReport:
         """Forks that could not be started are told in the report; the source runs on in any case."""

@@ -30,6 +30,10 @@ class Saving:
         """On return its snapshot is complete on disk and the journal says so; the VM has only to be ended.
 
         When it fails, the VM runs on and the journal says that."""
+        with self._host.quiet.broken():
+            await self._pause(box, memory=memory)
+
+    async def _pause(self, box: Box, *, memory: bool) -> None:
         running = self._record.entry
         await self._record.write(replace(running, state=State.PAUSING))
         saving = self._host.files.snapshots.saving(
@@ -64,9 +68,13 @@ class Saving:
 
     async def checkpoint(self, box: Box, checkpoint: Checkpoint) -> None:
         """The VM runs on, whether it succeeds or not."""
-        directory = checkpoint.into
         if not checkpoint.memory:
             checkpoint.complaint = await self._flush(box)
+        with self._host.quiet.broken():
+            await self._copy(box, checkpoint)
+
+    async def _copy(self, box: Box, checkpoint: Checkpoint) -> None:
+        directory = checkpoint.into
         async with self._interrupts.breakable():
             try:
                 await box.vm.pause()

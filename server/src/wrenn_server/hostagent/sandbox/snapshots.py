@@ -18,9 +18,12 @@ from wrenn_server.hostagent.sandbox import checks
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.messages import Call, Checkpoint
 from wrenn_server.hostagent.sandbox.owner import Owner
+from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.storage.named import Named, Source
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.model.errors import Conflict
+from wrenn_server.hostagent.storage.store import of_snapshot
+from wrenn_server.hostagent.storage.threads import to_its_end
+from wrenn_server.model.errors import Conflict, Unavailable
 from wrenn_server.wire import agent as wire
 
 GRAVES = 10_000
@@ -38,8 +41,9 @@ class Users:
 
 
 class Snapshots:
-    def __init__(self, named: Named) -> None:
+    def __init__(self, named: Named, uploads: Uploads | None = None) -> None:
         self._named = named
+        self._uploads = uploads
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """One making or deletion at a time for each id."""
         self._users: dict[str, Users] = {}
@@ -79,10 +83,13 @@ class Snapshots:
                 access_token=of.access_token,
                 envs=of.envs,
                 envd_version=of.envd_version,
+                template=of.template,
                 memory=body.memory,
                 message=checkpoint.complaint,
             )
         log.info("snapshot", action="snapshot", sandbox_id=of.id, snapshot_id=body.id, memory=body.memory)
+        if self._uploads is not None:
+            self._uploads.made(body.id, source.template)
         return source
 
     async def delete(self, id: str) -> None:
@@ -93,11 +100,17 @@ class Snapshots:
         async with self._turn(id):
             while (users := self._users.get(id)) is not None:
                 await users.gone.wait()
+            if self._uploads is not None:
+                await self._uploads.doom(id)
             await self._named.remove(id)
 
     async def source(self, id: str) -> Source:
-        """:raises NotFound: `snapshot_not_found`"""
+        """From the object store, if it is not on this host.
+
+        :raises NotFound: `snapshot_not_found`; :raises Unavailable: :raises Internal: it is damaged"""
         source = await self._named.find(id)
+        if source is None and self._uploads is not None:
+            source = await self._fetch(id, self._uploads)
         if source is None:
             raise checks.no_snapshot()
         return source
@@ -116,6 +129,26 @@ class Snapshots:
             if not users.count:
                 del self._users[id]
                 users.gone.set()
+
+    async def _fetch(self, id: str, uploads: Uploads) -> Source | None:
+        async with self._turn(id):
+            self._check_alive(id)
+            found = await self._named.find(id)
+            if found is not None:
+                return found
+            try:
+                stored = await uploads.store.find(of_snapshot(id))
+                directory = self._named.paths.named_snapshot(id)
+                await uploads.store.fetch(stored, directory)
+                await to_its_end(uploads.fetched, id, None, directory, stored.machine)
+            except Unavailable as error:
+                if error.code == "snapshot_not_stored":
+                    return None
+                raise
+            except OSError as error:
+                raise Unavailable(f"the snapshot cannot be fetched: {error.strerror or error}") from error
+            log.info("fetched", action="fetched", snapshot_id=id)
+            return await self._named.find(id)
 
     def _check_alive(self, id: str) -> None:
         if id in self._graves:

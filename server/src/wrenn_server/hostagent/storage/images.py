@@ -56,6 +56,17 @@ class Images:
                 return target
             target.unlink()  # replaced between looking and linking
 
+    def adopt(self, new: Path, template: str) -> Path:
+        """Pins a file in the folder of the pinned ones, which then has its name from its content.
+
+        :raises OSError:"""
+        os.utime(new)  # what an inode number of before was the name of, this is not
+        files.fsync_file(new)
+        target = self.pinned / _pinned_name(template, new.stat())
+        new.rename(target)
+        files.fsync_directory(self.pinned)
+        return target
+
     def is_pinned(self, pinned: Path) -> bool:
         """Whether a pinned image is there, with the content that it was pinned with."""
         try:

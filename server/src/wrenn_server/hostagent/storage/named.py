@@ -41,6 +41,8 @@ class Source(msgspec.Struct, kw_only=True):
     """What the envd in the saved memory asks for."""
     envs: dict[str, str]
     envd_version: str
+    template: str = "image"
+    """A name for the root file system under it."""
     memory: bool
     """False: the disk alone was saved."""
     message: str | None = None
@@ -83,7 +85,7 @@ class Named:
 
     async def find(self, id: str) -> Source | None:
         """:raises Internal: `snapshot_damaged`"""
-        return await to_its_end(_read, self.paths.named_snapshot(id))
+        return await to_its_end(read, self.paths.named_snapshot(id))
 
     async def saved(self, id: str) -> Saved:
         """:raises Internal: `snapshot_missing`, `snapshot_damaged`, or `image_changed`"""
@@ -112,7 +114,8 @@ def _seal(making: Making, final: Path) -> None:
     sealed.seal(making.directory, final, making.image)
 
 
-def _read(directory: Path) -> Source | None:
+def read(directory: Path) -> Source | None:
+    """:raises Internal: `snapshot_damaged`"""
     if not sealed.is_sealed(directory):
         return None
     try:

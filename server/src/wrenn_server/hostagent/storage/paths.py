@@ -9,6 +9,8 @@
 <data>/templates/.blank/<mb>.ext4        empty overlays
 <data>/snapshots/<id>/<generation>/      sealed: memory/ or not, overlay.ext4
 <data>/named/<snapshot id>/              sealed: memory/ or not, overlay.ext4, source.json
+<data>/store/shared/<digest>             hard links: files that several snapshots of the object store have as one
+<data>/store/doomed/<id>                 what is gone here and has still to go from the object store
 <data>/run/<id>/                         sockets of the VMM
 ```
 """
@@ -80,6 +82,14 @@ class Paths:
         return self.data / "named"
 
     @property
+    def shared(self) -> Path:
+        return self.data / "store/shared"
+
+    @property
+    def doomed(self) -> Path:
+        return self.data / "store/doomed"
+
+    @property
     def run(self) -> Path:
         return self.data / "run"
 
@@ -104,7 +114,9 @@ class Paths:
         """Makes the directories. Root alone enters those with tenants' data; images are read by every VM's user.
 
         :raises OSError:"""
-        for private in (self.sandboxes, self.templates, self.blanks, self.snapshots, self.named, self.run):
+        for private in (
+            self.sandboxes, self.templates, self.blanks, self.snapshots, self.named, self.shared, self.doomed, self.run,
+        ):  # fmt: skip
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.chmod(0o700)
         self.pinned.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,84 @@
+"""Sandboxes that come from other hosts by way of the object store, and those that are to be ready for it."""
+
+import asyncio
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.hostagent.sandbox.recipe import Host
+from wrenn_server.hostagent.sandbox.uploads import Uploads
+from wrenn_server.hostagent.storage.store import of_sandbox, of_snapshot
+from wrenn_server.hostagent.storage.threads import to_its_end
+from wrenn_server.model.errors import Conflict, Internal, Unavailable
+from wrenn_server.model.sandbox import State
+
+log = structlog.get_logger()
+
+
+class Arrivals:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, id: str) -> asyncio.Lock:
+        """One arrival at a time for each id."""
+        return self._turns.setdefault(id, asyncio.Lock())
+
+    async def store(self, entry: Entry, generation: int) -> None:
+        """Returns when the paused sandbox is in the store.
+
+        :raises Conflict: it is not paused, or at another generation; :raises Unavailable: no store, or it fails"""
+        if entry.state is not State.PAUSED or entry.snapshot != generation:
+            message = f"the sandbox is {entry.state}, not paused at generation {generation}"
+            raise Conflict(message, code="invalid_state")
+        uploads = self._uploads()
+        await uploads.until_stored(of_sandbox(entry.id, generation))
+        if uploads.machine_of(entry.id, generation) is None:
+            message = "the sandbox could not be sent to the object store"
+            raise Unavailable(message, code="store_unavailable")
+
+    async def store_snapshot(self, id: str) -> None:
+        """:raises Unavailable: no store, or it fails"""
+        uploads = self._uploads()
+        await uploads.until_stored(of_snapshot(id))
+        if id not in uploads.snapshots():
+            message = "the snapshot could not be sent to the object store"
+            raise Unavailable(message, code="store_unavailable")
+
+    async def sandbox(self, id: str, generation: int, admit: Callable[[Entry], None]) -> Entry:
+        """Fetches a paused sandbox and writes it into the journal.
+
+        :param admit: raises when it may not come here
+        :raises Internal: `snapshot_damaged`; :raises Unavailable: nothing is left of it"""
+        host, uploads = self._host, self._uploads()
+        stored = await uploads.store.find(of_sandbox(id, generation))
+        try:
+            entry = msgspec.convert(stored.journal, Entry)
+        except msgspec.MsgspecError as error:
+            raise Internal("the stored sandbox has no journal", code="snapshot_damaged") from error
+        if entry.id != id or entry.snapshot != generation or entry.state is not State.PAUSED:
+            raise Internal("the stored sandbox is not what its name says", code="snapshot_damaged")
+        admit(entry)
+        directory = host.files.paths.snapshot(id, generation)
+        try:
+            image = await uploads.store.fetch(stored, directory)
+            await to_its_end(uploads.fetched, id, generation, directory, stored.machine)
+            arrived = replace(entry, image=str(image), slot=None, vm=None, expires_at=None, elsewhere=False)
+            await host.journal.write(arrived)
+        except BaseException as error:
+            await host.files.remove(id, keep_journal=False)
+            if not isinstance(error, OSError):
+                raise
+            message = f"the sandbox cannot be fetched: {error.strerror or error}"
+            raise Unavailable(message, code="fetch_failed") from error
+        log.info("fetched", action="fetched", sandbox_id=id, generation=generation)
+        return arrived
+
+    def _uploads(self) -> Uploads:
+        if self._host.uploads is None:
+            raise Unavailable("this host has no object store", code="no_object_store", retryable=False)
+        return self._host.uploads

@@ -1,0 +1,129 @@
+"""Files as chunks of one size, each named by what is in it. Holes and zeroes are not stored; a chunk that several
+files have, or several generations of one, is stored once.
+
+CHUNK was chosen by measuring, see docs/hosts.md. Everything here blocks.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from wrenn_server.linux import files
+from wrenn_server.model.errors import Internal
+
+CHUNK = 1 << 20
+PACKED_LIMIT = CHUNK + (64 << 10)
+"""Bytes that a packed chunk can have: zstd adds little to what does not compress."""
+_LEVEL = 1
+_PAGE = 4096
+_ZEROES = bytes(CHUNK)
+_NAME = 64
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in a file."""
+
+    size: int
+    mode: int
+    chunks: dict[int, str]
+    """SHA-256 by number; those that are not here are zeroes."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal content."""
+        lines = [f"{self.size}", *(f"{number} {name}" for number, name in sorted(self.chunks.items()))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def check(self) -> None:
+        """:raises Internal: `snapshot_damaged`: such a file cannot be"""
+        last = -(-self.size // CHUNK)
+        if self.size < 0 or any(not 0 <= number < last for number in self.chunks):
+            raise Internal("a file of the stored snapshot has chunks beyond its end", code="snapshot_damaged")
+        if any(len(name) != _NAME or not name.isalnum() for name in self.chunks.values()):
+            raise Internal("a file of the stored snapshot has misnamed chunks", code="snapshot_damaged")
+
+
+def path_of(name: str) -> str:
+    """The object that holds a chunk."""
+    return f"chunks/{name[:2]}/{name}"
+
+
+def with_data(descriptor: int) -> Iterator[int]:
+    """Numbers of the chunks of a file that are not wholly in holes."""
+    size = os.fstat(descriptor).st_size
+    position, last = 0, -1
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        position = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        for number in range(max(start // CHUNK, last + 1), -(-position // CHUNK)):
+            last = number
+            yield number
+
+
+def read(descriptor: int, number: int) -> bytes:
+    """:raises OSError: also when the file has become shorter"""
+    return os.pread(descriptor, CHUNK, number * CHUNK)
+
+
+def name_of(data: bytes) -> str | None:
+    """None: zeroes."""
+    return None if data == _ZEROES[: len(data)] else hashlib.sha256(data).hexdigest()
+
+
+def pack(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True).compress(data)
+
+
+def unpack(packed: bytes, name: str) -> bytes:
+    """:raises Internal: `snapshot_damaged`, it is not what was stored"""
+    try:
+        data = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompress(packed, max_output_size=CHUNK)
+    except zstandard.ZstdError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != name:
+        raise Internal(f"chunk {name} of the object store is not what was stored", code="snapshot_damaged")
+    return data
+
+
+def make(path: Path, content: Content) -> None:
+    """An empty file of that size and mode. :raises OSError: it is there already"""
+    descriptor = files.create(path, content.mode & 0o777)
+    try:
+        os.ftruncate(descriptor, content.size)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, number: int, data: bytes) -> None:
+    """Into its place in a file of zeroes; pages of zeroes stay holes. :raises OSError:"""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    view = memoryview(data)
+    try:
+        for start, end in _runs(data):
+            done = start
+            while done < end:
+                done += os.pwrite(descriptor, view[done:end], number * CHUNK + done)
+    finally:
+        os.close(descriptor)
+
+
+def _runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where there is something in it, in whole pages."""
+    begin: int | None = None
+    for start in range(0, len(data), _PAGE):
+        page = data[start : start + _PAGE]
+        if page == _ZEROES[: len(page)]:
+            if begin is not None:
+                yield begin, start
+            begin = None
+        elif begin is None:
+            begin = start
+    if begin is not None:
+        yield begin, len(data)
