@@ -73,7 +73,7 @@ func fromPasswd(found *user.User) (User, error) {
 // Resolve turns a client's path into a clean absolute one: absolute as it is, `~` and `~/x` from the home,
 // anything else from workdir, which is absolute or begins with `~`; from the home when workdir is empty. It fails with ErrPath.
 func (u User) Resolve(path, workdir string) (string, error) {
-	if strings.ContainsRune(path, 0) {
+	if strings.ContainsRune(path, 0) || strings.ContainsRune(workdir, 0) {
 		return "", fmt.Errorf("%w: it contains a NUL byte", ErrPath)
 	}
 	if len(path) > maxPath {
