@@ -7,8 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 func (f *fixture) compose(destination string, sources ...string) (int, string) {
@@ -84,10 +82,7 @@ func TestComposeRefusals(t *testing.T) {
 
 func TestComposeOnAFullDisk(t *testing.T) {
 	f := newFixture(t)
-	if err := unix.Mount("tmpfs", f.dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("mounting needs root: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(f.dir, 0) })
+	f.mountSmall("tmpfs")
 	part := f.write("part", strings.Repeat("x", 150<<10))
 	for _, destination := range []string{f.path("new"), f.write("old", "old content")} {
 		if status, answer := f.compose(destination, part); status != 507 {

@@ -13,6 +13,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -446,21 +447,46 @@ func TestRefusalsReachASendingClient(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
-	f := newFixture(t)
-	if err := unix.Mount("tmpfs", f.dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("mounting needs root: %v", err)
+	for _, system := range []string{"tmpfs", "ext4"} {
+		t.Run(system, func(t *testing.T) {
+			f := newFixture(t)
+			f.mountSmall(system)
+			large := strings.Repeat("x", 8<<20)
+			if status, body := f.put(f.path("new"), large); status != 507 {
+				t.Errorf("new: %d %s", status, body)
+			}
+			if _, err := os.Stat(f.path("new")); err == nil {
+				t.Error("the part that fitted is left")
+			}
+			path := f.write("old", "old content")
+			if status, body := f.put(path, large); status != 507 {
+				t.Errorf("old: %d %s", status, body)
+			}
+			f.wantContent(path, "old content")
+			info, err := os.Stat(path)
+			if err != nil || blocks(info)*512 > 4096 {
+				t.Errorf("the old file keeps %d blocks: %v", blocks(info), err)
+			}
+		})
 	}
-	t.Cleanup(func() { _ = unix.Unmount(f.dir, 0) })
-	large := strings.Repeat("x", 1<<20)
-	if status, body := f.put(f.path("new"), large); status != 507 {
-		t.Errorf("new: %d %s", status, body)
+}
+
+// mountSmall puts a file system of less than 8 MiB in the place of the fixture's directory.
+func (f *fixture) mountSmall(system string) {
+	f.t.Helper()
+	if os.Geteuid() != 0 {
+		f.t.Skip("mounting needs root")
 	}
-	if _, err := os.Stat(f.path("new")); err == nil {
-		t.Error("the part that fitted is left")
+	mount := []string{"-t", "tmpfs", "-o", "size=256k", "tmpfs", f.dir}
+	if system == "ext4" {
+		image := filepath.Join(f.t.TempDir(), "image")
+		if output, err := exec.Command("mke2fs", "-q", "-t", "ext4", image, "4M").CombinedOutput(); err != nil {
+			f.t.Skipf("mke2fs: %v %s", err, output)
+		}
+		mount = []string{"-o", "loop", image, f.dir}
 	}
-	path := f.write("old", "old content")
-	if status, body := f.put(path, large); status != 507 {
-		t.Errorf("old: %d %s", status, body)
+	if output, err := exec.Command("mount", mount...).CombinedOutput(); err != nil {
+		f.t.Skipf("mount: %v %s", err, output)
 	}
-	f.wantContent(path, "old content")
+	f.t.Cleanup(func() { _ = unix.Unmount(f.dir, 0) })
 }

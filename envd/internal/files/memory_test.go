@@ -30,7 +30,7 @@ func (z *zeros) Read(into []byte) (int, error) {
 
 // Contents of any size pass in the memory of a few buffers.
 func TestContentsPassInLittleMemory(t *testing.T) {
-	const size, little = 256 << 20, 16 << 20
+	const size, little = 64 << 20, 8 << 20
 	f := newFixture(t)
 	path := f.path("large")
 	for _, what := range []string{"new", "old"} {

@@ -88,11 +88,12 @@ func (h *Handler) overwrite(body io.Reader, path string, owner users.User, notes
 
 // replace overwrites an open file once its new size is known to fit.
 func replace(file *os.File, start []byte, rest *os.File, size int64, owner users.User, notes map[string]string) error {
-	if err := reserve(file, size); err != nil {
-		return err
+	err := reserve(file, size)
+	if err == nil {
+		err = prepare(file, owner, notes)
 	}
-	if err := prepare(file, owner, notes); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, giveBack(file))
 	}
 	if _, err := file.Write(start); err != nil {
 		return err
@@ -125,6 +126,15 @@ func reserve(file *os.File, size int64) error {
 		failed = nil // such as procfs
 	}
 	return errors.Join(err, failed)
+}
+
+// giveBack frees the blocks past the end of a file: ext4 keeps what it could allocate before the disk was full.
+func giveBack(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || blocks(info)*512 <= info.Size()+copyBuffer {
+		return err
+	}
+	return file.Truncate(info.Size())
 }
 
 // prepare sets owner and metadata next to each other: a watcher sees one CHMOD.

@@ -33,7 +33,10 @@ func FromHeader(header http.Header) (map[string]string, error) {
 		if key == "" || len(key) > maxKey {
 			return nil, fmt.Errorf("%w: a key has 1 to %d bytes", ErrInvalid, maxKey)
 		}
-		if strings.ContainsFunc(value, func(r rune) bool { return r < 0x20 || r > 0x7e }) {
+		if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, fmt.Errorf("%w: the key %q is not printable ASCII without spaces", ErrInvalid, key)
+		}
+		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
 			return nil, fmt.Errorf("%w: the value of '%s' is not printable ASCII", ErrInvalid, key)
 		}
 		if total += len(key) + len(value); total > maxTotal {

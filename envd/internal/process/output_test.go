@@ -235,12 +235,17 @@ func TestEndedProgramsAreForgotten(t *testing.T) {
 	if table.find(byPid(7), false) != nil || table.find(byPid(7), true) != p {
 		t.Fatal("an ended program is found as ended only")
 	}
-	table.mu.Lock()
-	table.ended[0].at = time.Now().Add(-remember)
-	table.forget()
-	table.mu.Unlock()
-	if table.find(byPid(7), true) != nil {
-		t.Error("it is still known after its time")
+	for _, test := range []struct {
+		age  time.Duration
+		want *process
+	}{{29 * time.Second, p}, {30 * time.Second, nil}} {
+		table.mu.Lock()
+		table.ended[0].at = time.Now().Add(-test.age)
+		table.forget()
+		table.mu.Unlock()
+		if got := table.find(byPid(7), true); got != test.want {
+			t.Errorf("after %s: got %v", test.age, got)
+		}
 	}
 	for i := range rememberMax + 10 {
 		table.retire(&process{pid: i})

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"testing"
@@ -122,17 +123,52 @@ func terminalRunning(script string) *pb.StartRequest {
 	return request
 }
 
+// press writes to a terminal.
+func (f *fixture) press(pid uint32, keys string) {
+	f.t.Helper()
+	input := &pb.ProcessInput{Input: &pb.ProcessInput_Pty{Pty: []byte(keys)}}
+	_, err := f.client.SendInput(context.Background(), connect.NewRequest(&pb.SendInputRequest{Process: byPid(pid), Input: input}))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// All of them see the same.
+func TestTerminalHasSeveralSubscribers(t *testing.T) {
+	f := newFixture(t)
+	r := f.start(terminalRunning("echo ready; read line; read line; seq 1 5000; exit 3"))
+	r.until("ready\n") // its echo is off
+	var others []*connect.ServerStreamForClient[pb.ConnectResponse]
+	for range 2 {
+		stream, err := f.connect(byPid(r.pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, stream)
+		f.press(r.pid, "\n")
+	}
+	first := r.rest()
+	if len(first.pty) != 23893 || first.end.GetExitCode() != 3 {
+		t.Errorf("%d bytes, end %v", len(first.pty), first.end)
+	}
+	for _, stream := range others {
+		var got outcome
+		for stream.Receive() {
+			got.add(t, stream.Msg().GetEvent())
+		}
+		if !bytes.Equal(got.pty, first.pty) || got.end.GetExitCode() != 3 {
+			t.Errorf("%d bytes, end %v, %v", len(got.pty), got.end, stream.Err())
+		}
+	}
+}
+
 func TestDetachedTerminalKeepsItsOutput(t *testing.T) {
 	f := newFixture(t)
 	r := f.start(terminalRunning("echo seen; read line; seq 1 3; echo last; exec sleep 60"))
 	r.until("seen\n")
 	r.cancel()
 	eventually(t, "the terminal is detached", func() bool { return f.subscribers(r.pid) == 0 })
-	input := &pb.ProcessInput{Input: &pb.ProcessInput_Pty{Pty: []byte("\n")}}
-	_, err := f.client.SendInput(context.Background(), connect.NewRequest(&pb.SendInputRequest{Process: byPid(r.pid), Input: input}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.press(r.pid, "\n")
 	stream, err := f.connect(byPid(r.pid))
 	if err != nil {
 		t.Fatal(err)
@@ -155,11 +191,7 @@ func TestTerminalThatEndedDetachedTellsItsLastWords(t *testing.T) {
 	r.until("seen\n")
 	r.cancel()
 	eventually(t, "the terminal is detached", func() bool { return f.subscribers(r.pid) == 0 })
-	input := &pb.ProcessInput{Input: &pb.ProcessInput_Pty{Pty: []byte("\n")}}
-	_, err := f.client.SendInput(context.Background(), connect.NewRequest(&pb.SendInputRequest{Process: byPid(r.pid), Input: input}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.press(r.pid, "\n")
 	eventually(t, "it has ended", func() bool { return f.service.table.find(byPid(r.pid), false) == nil })
 	for _, want := range []string{"last words\n", ""} {
 		stream, err := f.connect(byPid(r.pid))
