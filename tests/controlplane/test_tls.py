@@ -1,8 +1,10 @@
 """The port that speaks TLS, beside the plain one."""
 
+import asyncio
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from support.certificates import self_signed
 from support.simulated import control_plane
@@ -18,6 +20,22 @@ async def test_both_ports_serve_the_same(database_url: str, tmp_path: Path) -> N
             secure = await client.get(f"{world.tls_url}/health")
             plain = await client.get(f"{world.url}/health")
         assert (secure.status_code, secure.json()) == (plain.status_code, plain.json()) == (200, plain.json())
+
+
+@pytest.mark.parametrize("offered", [["h2", "http/1.1"], ["http/1.1"], ["h2"], []])
+async def test_a_client_is_told_that_http_1_1_is_spoken(
+    database_url: str, tmp_path: Path, offered: list[str]
+) -> None:
+    made = self_signed(tmp_path, "127.0.0.1")
+    async with control_plane(database_url, tls=Tls(made.certificate, made.key, "127.0.0.1:0")) as world:
+        assert world.tls_url is not None
+        context = made.client()
+        context.set_alpn_protocols(offered)
+        port = int(world.tls_url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        spoken = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        writer.transport.abort()
+        assert spoken == ("http/1.1" if "http/1.1" in offered else None)
 
 
 async def test_without_a_certificate_there_is_no_second_port(database_url: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 from unit.edge.loopback import World, exactly, head_of, to_end, until
 
 from wrenn_server.edge.target import Answer, Limits, Peer, Target, Tunnel, Upstream
+from wrenn_server.wire.body import chunk
 from wrenn_server.wire.head import Head, parse_response
 from wrenn_server.wire.http1 import connect_tunnel
 from wrenn_server.wire.stream import Stream
@@ -187,11 +188,11 @@ async def test_a_tunnel_that_breaks_is_reset_at_the_other_end(world: World, who:
     tunnel.abort()
 
 
-async def flood(upstream: Stream, total: int, sent: list[int]) -> None:
+async def flood(stream: Stream, total: int, sent: list[int], piece: bytes = b"x" * 100_000) -> None:
     for _ in range(total // 100_000):
-        upstream.write(b"x" * 100_000)
+        stream.write(piece)
         sent.append(100_000)
-        await upstream.drain()
+        await stream.drain()
 
 
 async def test_a_slow_reader_slows_the_upstream(world: World) -> None:
@@ -211,6 +212,26 @@ async def test_a_slow_reader_slows_the_upstream(world: World) -> None:
     received = 0
     while received < 100_000_000:
         received += len(await client.read())
+    await flooding
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000000", b"Transfer-Encoding: chunked"])
+async def test_a_slow_upstream_slows_the_upload(world: World, framing: bytes) -> None:
+    listener, server = await world.pair()
+    client = await world.client(listener, b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % framing)
+    upstream = await server.accept()
+    await head_of(upstream)
+    upstream.transport.pause_reading()
+    sent: list[int] = []
+    piece = b"x" * 100_000 if b"Length" in framing else chunk(b"x" * 100_000)
+    flooding = asyncio.create_task(flood(client, 100_000_000, sent, piece))
+    await asyncio.wait([flooding], timeout=0.5)  # unhindered it would be done
+    assert not flooding.done()
+    assert sum(sent) < 50_000_000
+    upstream.transport.resume_reading()
+    received = 0
+    while received < 100_000_000:
+        received += len(await upstream.read())
     await flooding
 
 

@@ -10,6 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from wrenn_server.edge.sandbox import sandbox_upstream
 from wrenn_server.edge.target import Answer, Peer, Refused, Target, Tunnel, Upstream
 from wrenn_server.model.errors import NotFound, WrennError
+from wrenn_server.wire import envd
 from wrenn_server.wire.head import Head, parse_request, parse_response
 from wrenn_server.wire.http1 import Connection, connect_tunnel
 from wrenn_server.wire.stream import connect_tcp, connect_unix
@@ -368,6 +369,16 @@ async def test_h2c_and_forbidden_upgrades_are_plain_requests(world: World) -> No
         assert head.get("upgrade") is None
         assert head.get("connection") == "close"
         assert head.get("http2-settings") is None
+
+
+@pytest.mark.parametrize(("port", "seen"), [(8080, "websocket"), (envd.PORT, None)])
+async def test_upgrades_are_for_the_users_own_ports(world: World, port: int, seen: str | None) -> None:
+    server = await world.server()
+    listener = await world.listener(sandbox_upstream("sb1", 1, port, server.dial))
+    await world.client(
+        listener, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    assert parse_request(await head_of(await server.accept())).get("upgrade") == seen
 
 
 async def test_an_upgrade_that_is_declined_is_an_answer(world: World) -> None:

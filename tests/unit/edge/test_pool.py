@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from unit.edge.loopback import Server, World, exactly, head_of, to_end, until
 
+from wrenn_server.edge.sandbox import sandbox_upstream
 from wrenn_server.edge.target import Limits, Peer, Target, Upstream
 from wrenn_server.wire.head import Head, parse_request, parse_response
 from wrenn_server.wire.stream import Stream
@@ -28,11 +29,11 @@ async def test_clients_share_idle_connections(world: World) -> None:
     assert server.accepted == 1
 
 
-async def test_a_key_is_never_served_by_another_keys_connection(world: World) -> None:
+async def test_a_generation_is_never_served_by_another_ones_connection(world: World) -> None:
     server = await world.server()
 
     async def route(head: Head, peer: Peer) -> Target:
-        return Upstream(connect=server.dial, key=("sb", int(head.fields["host"])))
+        return sandbox_upstream("sb1", int(head.fields["host"]), 8080, server.dial)
 
     listener = await world.listener(route)
     client = await world.client(listener)
