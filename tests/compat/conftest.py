@@ -2,15 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from compat import environments, places
-from compat.flavours import Mode
-from compat.runs import Ends, Runs
+from compat.flavours import Flavour, Mode
+from compat.runs import Column, Ends, Runs, running
 from support.certificates import Signed, signed
 from support.platforms import RunningPlatform, free_port, settings_for, up, wrenn
 
@@ -74,5 +74,15 @@ def ends(platform: RunningPlatform, trusted: Signed, scratch: Path) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def runs(ends: Ends, scratch: Path) -> Runs:
-    return Runs(ends, scratch)
+def runs(ends: Ends, scratch: Path, request: pytest.FixtureRequest) -> Iterator[Runs]:
+    """Of the columns that the selected tests ask for."""
+    with running(ends, scratch, columns_of(request.session.items)) as runs:
+        yield runs
+
+
+def columns_of(items: Iterable[pytest.Item]) -> Iterator[Column]:
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            flavour, mode = (item.callspec.params.get(name) for name in ("flavour", "mode"))
+            if isinstance(flavour, Flavour) and isinstance(mode, Mode):
+                yield flavour, mode

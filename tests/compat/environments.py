@@ -1,6 +1,7 @@
 """Interpreters with one SDK each, exactly as published. Kept by the hash of what is in them, so that only the first
 run downloads anything."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -76,5 +77,5 @@ def install_javascript(place: Path, files: list[Path]) -> None:
 
 
 def link(name: Path, target: Path) -> None:
-    if not name.is_symlink():
+    with contextlib.suppress(FileExistsError):
         name.symlink_to(target)

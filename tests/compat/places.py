@@ -10,6 +10,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dns.message
+import dns.rdatatype
+import dns.rrset
+
 from wrenn_server.linux import netns
 
 DOMAIN = "sandboxes.test"
@@ -45,13 +49,34 @@ def splice(one: socket.socket, other: socket.socket) -> None:
                 (other if readable is one else one).sendall(data)
 
 
+class Greeting(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.wfile.write(b"outside")
+
+
+class Web(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 7\r\n\r\noutside")
+
+
+class Names(socketserver.DatagramRequestHandler):
+    """A resolver that knows all names, at this very place."""
+
+    def handle(self) -> None:
+        question = dns.message.from_wire(self.rfile.read())
+        answer = dns.message.make_response(question)
+        asked = question.question[0]
+        if asked.rdtype == dns.rdatatype.A:
+            answer.answer.append(dns.rrset.from_text(asked.name, 60, "IN", "A", OUTSIDE_ADDRESS))
+        self.wfile.write(answer.to_wire())
+
+
 @contextmanager
 def outside(name: str) -> Generator[str, None, None]:
-    """ADDRESS:PORT of a server in a namespace behind the host, as the internet is; it says `outside` to everyone."""
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            self.wfile.write(b"outside")
+    """ADDRESS:PORT of a server in a namespace behind the host, as the internet is; it says `outside` to everyone, and
+    so does its port 80 by HTTP. On port 53 it is a resolver, for which it is every host there is."""
 
     batch = [
         f"link add {name} type veth peer name wan netns {name}",
@@ -71,8 +96,11 @@ def outside(name: str) -> Generator[str, None, None]:
     try:
         _ip("-batch", "-", lines=batch)
         _ip("-n", name, "-batch", "-", lines=inner)
-        server = _made_inside(name, Handler)
-        with _served(server):
+        with (
+            _served(_made_inside(name, OUTSIDE_PORT, _Server, Greeting)),
+            _served(_made_inside(name, 80, _Server, Web)),
+            _served(_made_inside(name, 53, _Datagrams, Names)),
+        ):
             yield f"{OUTSIDE_ADDRESS}:{OUTSIDE_PORT}"
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
@@ -83,13 +111,22 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
 
-def _made_inside(name: str, handler: type[socketserver.BaseRequestHandler]) -> _Server:
+class _Datagrams(socketserver.ThreadingUDPServer):
+    daemon_threads = True
+
+
+def _made_inside(
+    name: str,
+    port: int,
+    kind: type[socketserver.TCPServer],
+    handler: type[socketserver.BaseRequestHandler],
+) -> socketserver.TCPServer:
     """setns is per thread, and a socket stays in the namespace in which it was made."""
-    made: list[_Server] = []
+    made: list[socketserver.TCPServer] = []
 
     def make() -> None:
         netns.enter(Path("/run/netns") / name)
-        made.append(_Server((OUTSIDE_ADDRESS, OUTSIDE_PORT), handler))
+        made.append(kind((OUTSIDE_ADDRESS, port), handler))
 
     thread = threading.Thread(target=make)
     thread.start()
@@ -98,7 +135,7 @@ def _made_inside(name: str, handler: type[socketserver.BaseRequestHandler]) -> _
 
 
 @contextmanager
-def _served(server: _Server) -> Generator[tuple[str, int], None, None]:
+def _served(server: socketserver.TCPServer) -> Generator[tuple[str, int], None, None]:
     with server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

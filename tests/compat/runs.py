@@ -1,15 +1,24 @@
-"""Runs of the cases: one program for each SDK and mode, for all tests that ask for it."""
+"""Runs of the cases: one program for each SDK and mode, for all tests that ask for it. Two run at a time, as each
+mostly waits."""
 
 import json
 import os
 import subprocess
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from compat import environments
 from compat.flavours import Flavour, Mode
 
 RUN_SECONDS = 1200
+AT_A_TIME = 2
+
+Outcomes = dict[str, str | None]
+"""By row: None, or what went wrong."""
+Column = tuple[Flavour, Mode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,22 +28,21 @@ class Ends:
     variables: dict[Mode, dict[str, str]]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Runs:
-    """Outcomes by SDK and mode; a row's is None, or what went wrong."""
-
     ends: Ends
     scratch: Path
-    done: dict[tuple[Flavour, Mode], dict[str, str | None]] = field(
-        default_factory=dict[tuple[Flavour, Mode], dict[str, str | None]]
-    )
+    started: dict[Column, Future[Outcomes]]
 
-    def outcomes(self, flavour: Flavour, mode: Mode) -> dict[str, str | None]:
-        if (flavour, mode) not in self.done:
-            self.done[flavour, mode] = self._run(flavour, mode)
-        return self.done[flavour, mode]
+    def outcomes(self, flavour: Flavour, mode: Mode) -> Outcomes:
+        """:raises RuntimeError: the program did not come to its end"""
+        return self.started[flavour, mode].result()
 
-    def _run(self, flavour: Flavour, mode: Mode) -> dict[str, str | None]:
+    def finished(self) -> dict[Column, Outcomes]:
+        """Those that came to their end; waits for all."""
+        return {column: run.result() for column, run in self.started.items() if run.exception() is None}
+
+    def run(self, flavour: Flavour, mode: Mode) -> Outcomes:
         command = environments.command(flavour, self.scratch)
         if mode in flavour.differing:
             command.append("--differing")
@@ -59,3 +67,16 @@ class Runs:
         if ended != "exit status 0":
             raise RuntimeError(f"{flavour.name}, {mode}: {ended}\n{log.read_text()[-2000:]}")
         return {line["row"]: line["error"] for line in lines}
+
+
+@contextmanager
+def running(ends: Ends, scratch: Path, columns: Iterable[Column]) -> Generator[Runs, None, None]:
+    """All of them are begun, in this order."""
+    runs = Runs(ends, scratch, {})
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        try:
+            for flavour, mode in dict.fromkeys(columns):
+                runs.started[flavour, mode] = pool.submit(runs.run, flavour, mode)
+            yield runs
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -6,6 +6,21 @@ import { Sandbox, assert, e2b, raised, scenario, sleep, until, withSandbox } fro
 
 const pids = async (sandbox) => (await sandbox.commands.list()).map((process) => process.pid)
 
+// A command that waits for ever, and has begun to; `within` waits for the error that a killed sandbox gives.
+async function failureOfRunning(sandbox) {
+  const { promise: started, resolve } = Promise.withResolvers()
+  const running = sandbox.commands.run('echo started; sleep 300', { timeoutMs: 200_000, onStdout: resolve })
+  const failed = raised(running, e2b.TimeoutError, 'killed')
+  await started
+  return {
+    within: async (milliseconds) => {
+      const began = performance.now()
+      await failed
+      assert.ok(performance.now() - began < milliseconds)
+    },
+  }
+}
+
 export default [
   scenario('commands.run', 'output, errors, exit code', { domain: true }, async (shared) => {
     const sandbox = await shared.sandbox()
@@ -182,14 +197,22 @@ export default [
     { domain: true },
     async () => {
       await withSandbox({}, async (sandbox) => {
-        const { promise: started, resolve } = Promise.withResolvers()
-        const running = sandbox.commands.run('echo started; sleep 300', { timeoutMs: 200_000, onStdout: resolve })
-        const failed = raised(running, e2b.TimeoutError, 'killed')
-        await started
-        const began = performance.now()
+        const failed = await failureOfRunning(sandbox)
         await Sandbox.kill(sandbox.sandboxId)
-        await failed
-        assert.ok(performance.now() - began < 6000)
+        await failed.within(5000)
+      })
+    },
+  ),
+
+  scenario(
+    'Sandbox.set_timeout',
+    "a running command raises that error when the sandbox's time is over",
+    { domain: true },
+    async () => {
+      await withSandbox({}, async (sandbox) => {
+        const failed = await failureOfRunning(sandbox)
+        await sandbox.setTimeout(1000)
+        await failed.within(6000)
       })
     },
   ),
@@ -294,14 +317,20 @@ export default [
     assert.equal((await sandbox.commands.run('cat; echo end')).stdout, 'end\n')
   }),
 
-  scenario('commands.run', 'a client whose request is aborted leaves the command alone', async (shared) => {
-    const sandbox = await shared.sandbox()
-    const stop = new AbortController()
-    const handle = await sandbox.commands.run('sleep 301', { background: true, signal: stop.signal })
-    stop.abort()
-    await handle.wait().catch(() => {})
-    await sleep(1000)
-    assert.ok((await pids(sandbox)).includes(handle.pid))
-    assert.equal(await sandbox.commands.kill(handle.pid), true)
-  }),
+  scenario(
+    'commands.run',
+    'a client whose request is aborted leaves the command alone until its timeout',
+    { domain: true },
+    async (shared) => {
+      const sandbox = await shared.sandbox()
+      const stop = new AbortController()
+      const options = { background: true, timeoutMs: 4000, signal: stop.signal }
+      const handle = await sandbox.commands.run('sleep 301', options)
+      stop.abort()
+      await handle.wait().catch(() => {})
+      await sleep(1000)
+      assert.ok((await pids(sandbox)).includes(handle.pid))
+      await until(async () => !(await pids(sandbox)).includes(handle.pid), 10)
+    },
+  ),
 ]

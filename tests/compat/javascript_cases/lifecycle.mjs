@@ -226,9 +226,9 @@ export default [
   scenario('Sandbox.kill', 'calls on a killed sandbox say that it is gone', { domain: true }, async () => {
     await withSandbox({}, async (sandbox) => {
       await sandbox.kill()
-      const gone = 'The sandbox was not found'
-      await raised(sandbox.commands.run('true'), e2b.TimeoutError, gone)
-      await raised(sandbox.files.read('/etc/hostname'), e2b.TimeoutError, gone)
+      // The SDK's own words for an "unavailable" before the first message of a stream.
+      await raised(sandbox.commands.run('true'), e2b.SandboxNotFoundError, 'probably not running anymore')
+      await raised(sandbox.files.read('/etc/hostname'), e2b.TimeoutError, 'The sandbox was not found')
     })
   }),
 ]

@@ -172,6 +172,14 @@ export default [
     })
   }),
 
+  scenario('Sandbox.create', 'network: allowed domains shut everything else; get_info tells', async () => {
+    const network = { denyOut: [e2b.ALL_TRAFFIC], allowOut: ['allowed.test'] }
+    await withSandbox({ network }, async (sandbox) => {
+      assert.ok(!(await reachesOutside(sandbox)))
+      assert.deepEqual((await sandbox.getInfo()).network.allowOut, ['allowed.test'])
+    })
+  }),
+
   scenario(
     'Sandbox.create',
     'network: a domain without deny of everything, an address that is none: refused',

@@ -176,7 +176,7 @@ export default [
       assert.equal((await fork.commands.run('echo 1')).stdout, '1\n')
       await fork.kill()
       await raised(Sandbox.fork(MISSING), e2b.SandboxNotFoundError)
-      await raised(sandbox.fork({ count: 0 }), e2b.InvalidArgumentError)
+      await raised(sandbox.fork({ count: 0 }), e2b.SandboxError, '400')
     },
   ),
 

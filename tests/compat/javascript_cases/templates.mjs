@@ -2,7 +2,7 @@
 
 import { randomUUID } from 'node:crypto'
 
-import { Secret, Template, Volume, assert, e2b, raised, scenario, withSandbox } from './kit.mjs'
+import { Sandbox, Secret, Template, Volume, assert, e2b, raised, scenario, withSandbox } from './kit.mjs'
 
 export default [
   scenario(
@@ -21,20 +21,29 @@ export default [
     'shown by get_tags, usable in create, removed',
     { also: ['Template.get_tags', 'Template.remove_tags'] },
     async (shared) => {
-      const { templateId } = await (await shared.sandbox()).getInfo()
-      const tag = 'v' + randomUUID().slice(0, 8)
-      const info = await Template.assignTags('base', tag)
-      assert.deepEqual(info.tags, [tag])
-      assert.ok(info.buildId)
-      const found = (await Template.getTags(templateId)).find((entry) => entry.tag === tag)
-      assert.equal(found.buildId, info.buildId)
-      await withSandbox({ template: `base:${tag}` }, async (tagged) => {
-        assert.equal((await tagged.commands.run('echo 1')).stdout, '1\n')
-      })
-      await Template.removeTags('base', tag)
-      assert.ok(!(await Template.getTags(templateId)).some((entry) => entry.tag === tag))
+      const name = 'tags-' + randomUUID().slice(0, 8)
+      const tagsOf = async () => (await Template.getTags(name)).map((entry) => entry.tag).sort()
+      // The team's own template: builds are not served yet.
+      const saved = await (await shared.sandbox()).createSnapshot({ name })
+      try {
+        const info = await Template.assignTags(name, ['v1', 'v2'])
+        assert.deepEqual(info.tags.sort(), ['v1', 'v2'])
+        assert.deepEqual(await tagsOf(), ['default', 'v1', 'v2'])
+        for (const entry of await Template.getTags(name)) assert.equal(entry.buildId, info.buildId)
+        await withSandbox({ template: `${name}:v1` }, async (tagged) => {
+          assert.equal((await tagged.commands.run('echo 1')).stdout, '1\n')
+        })
+        await Template.removeTags(name, ['v1'])
+        assert.deepEqual(await tagsOf(), ['default', 'v2'])
+      } finally {
+        await Sandbox.deleteSnapshot(saved.snapshotId)
+      }
     },
   ),
+
+  scenario('Template.assign_tags', "the platform's own template is refused", async () => {
+    await raised(Template.assignTags('base', 'v1'), e2b.TemplateError, '403')
+  }),
 
   scenario('Template.assign_tags', 'an empty name or tag is refused', async () => {
     for (const [target, tag] of [

@@ -12,7 +12,7 @@ from .kit import Sdk, case, e2b, raises, until
 
 PROGRAM_THAT_GOES_AWAY = """
 import sys, e2b
-e2b.Sandbox.connect(sys.argv[1]).commands.run("exec -a left-alone sleep 300")
+e2b.Sandbox.connect(sys.argv[1]).commands.run("exec -a left-alone sleep 300", timeout=5)
 """
 
 
@@ -235,7 +235,23 @@ async def disconnect(sdk: Sdk) -> None:
     assert await sdk(sandbox.commands.kill, handle.pid) is True
 
 
-@case("commands.run", "a client whose task is cancelled leaves the command alone", only="async")
+async def outlives_its_client(sdk: Sdk, sandbox: Any, pid: int) -> None:
+    """As long as the timeout that its client gave it: some seconds more."""
+    await asyncio.sleep(1)
+    assert pid in await pids(sdk, sandbox)
+
+    async def ended() -> bool:
+        return pid not in await pids(sdk, sandbox)
+
+    await until(ended, seconds=10)
+
+
+@case(
+    "commands.run",
+    "a client whose task is cancelled leaves the command alone until its timeout",
+    only="async",
+    domain=True,
+)
 async def cancelled(sdk: Sdk) -> None:
     sandbox = await sdk.shared()
     started = asyncio.Event()
@@ -243,17 +259,15 @@ async def cancelled(sdk: Sdk) -> None:
     def out(_: str) -> None:
         started.set()
 
-    task = sdk.start(sandbox.commands.run, "echo $$; exec sleep 300", on_stdout=out)
+    task = sdk.start(sandbox.commands.run, "echo $$; exec sleep 302", timeout=4, on_stdout=out)
     await started.wait()
     [process] = [
-        process for process in await sdk(sandbox.commands.list) if process.args[-1].endswith("sleep 300")
+        process for process in await sdk(sandbox.commands.list) if process.args[-1].endswith("sleep 302")
     ]
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, e2b.SandboxException):
         await task
-    await asyncio.sleep(1)
-    assert process.pid in await pids(sdk, sandbox)
-    assert await sdk(sandbox.commands.kill, process.pid) is True
+    await outlives_its_client(sdk, sandbox, process.pid)
 
 
 @case(
@@ -274,28 +288,46 @@ async def client_dies(sdk: Sdk) -> None:
         with contextlib.suppress(ProcessLookupError):
             client.kill()
         await client.wait()
-    await asyncio.sleep(1)
-    assert pid in await pids(sdk, sandbox)
-    assert await sdk(sandbox.commands.kill, pid) is True
+    await outlives_its_client(sdk, sandbox, pid)
+
+
+async def running(sdk: Sdk, sandbox: Any) -> asyncio.Task[Any]:
+    """A command that waits for ever, and has begun to."""
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def out(_: str) -> None:
+        loop.call_soon_threadsafe(started.set)
+
+    task = sdk.start(sandbox.commands.run, "echo started; sleep 300", timeout=200, on_stdout=out)
+    await started.wait()
+    return task
+
+
+async def told_of_the_end(sdk: Sdk, task: asyncio.Task[Any], *, within: float) -> None:
+    began = time.monotonic()
+    # 2.45 knows no better over HTTP/1.1 than that the connection is gone.
+    with raises(e2b.TimeoutException, saying="killed" if sdk.version >= (2, 63) else ""):
+        await task
+    assert time.monotonic() - began < within
 
 
 @case("Sandbox.kill", "a running command raises the SDK's error of a killed sandbox at once", domain=True)
 async def killed_under_it(sdk: Sdk) -> None:
     async with sdk.sandbox() as sandbox:
-        started = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def out(_: str) -> None:
-            loop.call_soon_threadsafe(started.set)
-
-        task = sdk.start(sandbox.commands.run, "echo started; sleep 300", timeout=200, on_stdout=out)
-        await started.wait()
-        began = time.monotonic()
+        task = await running(sdk, sandbox)
         await sdk(sdk.Sandbox.kill, sandbox.sandbox_id)
-        # 2.45 knows no better over plain HTTP/1.1 than that the connection is gone.
-        with raises(e2b.TimeoutException, saying="killed" if sdk.version >= (2, 63) else ""):
-            await task
-        assert time.monotonic() - began < 6
+        await told_of_the_end(sdk, task, within=5)
+
+
+@case(
+    "Sandbox.set_timeout", "a running command raises that error when the sandbox's time is over", domain=True
+)
+async def over_under_it(sdk: Sdk) -> None:
+    async with sdk.sandbox() as sandbox:
+        task = await running(sdk, sandbox)
+        await sdk(sandbox.set_timeout, 1)
+        await told_of_the_end(sdk, task, within=6)
 
 
 @case("commands.list", "processes that were started through envd, with what they were started with")

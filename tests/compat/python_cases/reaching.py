@@ -141,6 +141,38 @@ async def selectors(sdk: Sdk) -> None:
         assert not await reaches_outside(sdk, sandbox)
 
 
+NAMES = ("allowed.test", "deep.below.test", "other.test")
+
+
+async def reached(sdk: Sdk, sandbox: Any) -> list[str]:
+    """Which of NAMES the sandbox reaches by HTTP; outside, all of them are one server."""
+    lines = [f"curl -s -m 3 http://{name}/ | grep -q outside && echo {name}" for name in NAMES]
+    return (await sdk(sandbox.commands.run, "\n".join((*lines, "true")))).stdout.split()
+
+
+@case(
+    "Sandbox.create",
+    "network: domain rules: an allowed name, a wildcard, nothing else; dns_servers",
+    also=("Sandbox.update_network",),
+    since=(2, 63),
+)
+async def domains(sdk: Sdk) -> None:
+    host, _ = outside()
+    names = {"deny_out": [e2b.ALL_TRAFFIC], "dns_servers": [host]}
+    async with sdk.sandbox(network={**names, "allow_out": ["allowed.test", "*.below.test"]}) as sandbox:
+        assert await reached(sdk, sandbox) == ["allowed.test", "deep.below.test"]
+        await sdk(sandbox.update_network, {**names, "allow_out": ["other.test"]})
+        assert await reached(sdk, sandbox) == ["other.test"]
+
+
+@case("Sandbox.create", "network: allowed domains shut everything else; get_info tells")
+async def closed_but_for_domains(sdk: Sdk) -> None:
+    network = {"deny_out": [e2b.ALL_TRAFFIC], "allow_out": ["allowed.test"]}
+    async with sdk.sandbox(network=network) as sandbox:
+        assert not await reaches_outside(sdk, sandbox)
+        assert (await sdk(sandbox.get_info)).network["allow_out"] == ["allowed.test"]
+
+
 @case("Sandbox.create", "network: a domain without deny of everything, an address that is none: refused")
 async def bad_rules(sdk: Sdk) -> None:
     for network in ({"allow_out": ["example.com"]}, {"deny_out": ["not an address"]}):

@@ -21,17 +21,28 @@ async def exists(sdk: Sdk) -> None:
 )
 async def tags(sdk: Sdk) -> None:
     sandbox = await sdk.shared()
-    template = (await sdk(sandbox.get_info)).template_id
-    tag = "v" + uuid.uuid4().hex[:8]
-    info = await sdk(sdk.Template.assign_tags, "base", tag)
-    assert info.tags == [tag]
-    assert info.build_id
-    found = {entry.tag: entry for entry in await sdk(sdk.Template.get_tags, template)}
-    assert found[tag].build_id == info.build_id
-    async with sdk.sandbox(template=f"base:{tag}") as tagged:
-        assert (await sdk(tagged.commands.run, "echo 1")).stdout == "1\n"
-    await sdk(sdk.Template.remove_tags, "base", tag)
-    assert tag not in {entry.tag for entry in await sdk(sdk.Template.get_tags, template)}
+    name = "tags-" + uuid.uuid4().hex[:8]
+    saved = await sdk(
+        sandbox.create_snapshot, name=name
+    )  # the team's own template: builds are not served yet
+    try:
+        info = await sdk(sdk.Template.assign_tags, name, ["v1", "v2"])
+        assert sorted(info.tags) == ["v1", "v2"]
+        found = {entry.tag: entry for entry in await sdk(sdk.Template.get_tags, name)}
+        assert sorted(found) == ["default", "v1", "v2"]
+        assert {entry.build_id for entry in found.values()} == {info.build_id}
+        async with sdk.sandbox(template=f"{name}:v1") as tagged:
+            assert (await sdk(tagged.commands.run, "echo 1")).stdout == "1\n"
+        await sdk(sdk.Template.remove_tags, name, ["v1"])
+        assert sorted(entry.tag for entry in await sdk(sdk.Template.get_tags, name)) == ["default", "v2"]
+    finally:
+        await sdk(sdk.Sandbox.delete_snapshot, saved.snapshot_id)
+
+
+@case("Template.assign_tags", "the platform's own template is refused")
+async def tags_of_the_platform(sdk: Sdk) -> None:
+    with raises(e2b.TemplateException, saying="403"):
+        await sdk(sdk.Template.assign_tags, "base", "v1")
 
 
 @case("Template.assign_tags", "an empty name or tag is refused")

@@ -191,6 +191,21 @@ async def test_one_whose_time_is_over_is_gone(e2b: E2b, host: SimulatedAgent) ->
     assert (await e2b.post(f"/v2/sandboxes/{made['sandboxID']}/connect")).status_code == 404
 
 
+async def test_one_whose_time_is_over_is_gone_before_its_host_tells(
+    world: World, e2b: E2b, host: SimulatedAgent
+) -> None:
+    over, paused, other = [await e2b.new(autoPause=pauses) for pauses in (False, True, False)]
+    for made in (over, paused):
+        await world.cp.db.execute(
+            "UPDATE sandboxes SET expires_at = now() - interval '1 second' WHERE id = $1", made["sandboxID"]
+        )
+    assert (await e2b.get(f"/sandboxes/{over['sandboxID']}")).status_code == 404
+    assert (await e2b.delete(f"/sandboxes/{over['sandboxID']}")).status_code == 404
+    for path in ("/v2/sandboxes", "/sandboxes"):
+        listed = [sandbox["sandboxID"] for sandbox in (await e2b.get(path)).json()]
+        assert sorted(listed) == sorted([paused["sandboxID"], other["sandboxID"]])
+
+
 # Forks
 
 

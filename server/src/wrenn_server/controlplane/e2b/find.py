@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import sandboxes
 from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db.sandboxes import SandboxRow
@@ -16,9 +18,15 @@ _ENDED = frozenset({State.KILLING, State.KILLED, State.FAILED})
 async def living(cp: ControlPlane, caller: Caller, sandbox_id: str) -> SandboxRow:
     """:raises NotFound: there is none, or it has ended"""
     row = await sandboxes.get(cp, caller.team_id, sandbox_id)
-    if row.state in _ENDED:
+    if has_ended(row):
         raise NotFound(f"sandbox {row.id} has ended", code="sandbox_not_found")
     return row
+
+
+def has_ended(row: SandboxRow) -> bool:
+    """Also of one whose time is over and whose host has not told of its end yet: what asks the host already finds
+    nothing."""
+    return row.state in _ENDED or (row.state is State.RUNNING and decide.is_over(row, datetime.now(UTC)))
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.api.sandboxes import IdempotencyKey
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.e2b import network, read, schema, shape
-from wrenn_server.controlplane.e2b.find import living
+from wrenn_server.controlplane.e2b.find import has_ended, living
 from wrenn_server.controlplane.services import idempotency, sandboxes
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.controlplane.services.sandboxes import Wanted
@@ -80,7 +80,7 @@ async def listing(
     if len(rows) > limit:
         last = rows[limit - 1]
         headers[NEXT_PAGE] = read.write_cursor(last.created_at, last.id, ascending=ascending)
-    return Response([shape.listed(row) for row in rows[:limit]], headers=headers)
+    return Response([shape.listed(row) for row in rows[:limit] if not has_ended(row)], headers=headers)
 
 
 @get("/sandboxes")
@@ -95,7 +95,7 @@ async def listing_v1(
         metadata=read.metadata(metadata),
         limit=_ALL,
     )
-    return [shape.listed(row) for row in rows]
+    return [shape.listed(row) for row in rows if not has_ended(row)]
 
 
 @get("/sandboxes/{sandbox_id:str}")

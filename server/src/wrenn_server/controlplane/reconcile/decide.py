@@ -80,10 +80,15 @@ def absent(row: SandboxRow, now: datetime) -> Decision:
             return Nothing()
         case State.STARTING:
             return Settle(State.FAILED, Reason.START_FAILED, "the start never reached its host")
-        case _ if row.on_timeout == "kill" and row.expires_at is not None and row.expires_at <= now:
+        case _ if is_over(row, now):
             return Settle(State.KILLED, Reason.TIMEOUT)
         case _:
             return Settle(State.FAILED, Reason.HOST_LOST, "its host does not know it any more")
+
+
+def is_over(row: SandboxRow, now: datetime) -> bool:
+    """Its host has killed it by now, or is about to: nobody can give it more time."""
+    return row.on_timeout == "kill" and row.expires_at is not None and row.expires_at <= now
 
 
 def expires_at(report: SandboxReport) -> datetime | None:

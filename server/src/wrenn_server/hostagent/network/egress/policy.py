@@ -15,7 +15,7 @@ from wrenn_server.wire.agent import Network
 
 MAX_RULES = 1000
 """Entries of one list. The kernel would take more; a person does not mean more."""
-MAX_DNS_SERVERS = 8
+MAX_DNS_SERVERS = 10
 
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 _ADDRESS = re.compile(r"[0-9.]+(?:/[0-9]{1,2})?", re.ASCII)
