@@ -43,7 +43,7 @@ def cells() -> Iterator[object]:
             yield pytest.param(cell.row, cell.flavour, cell.mode, id=name)
 
 
-@pytest.mark.parametrize(("flavour", "mode"), columns())
+@pytest.mark.parametrize(("flavour", "mode"), [*columns()])
 def test_rows_are_those_of_the_table(flavour: Flavour, mode: Mode, runs: Runs) -> None:
     known = {cell.row for cell in KNOWN.cells if (cell.flavour, cell.mode) == (flavour, mode)}
     outcomes = runs.outcomes(flavour, mode)
@@ -54,7 +54,7 @@ def test_rows_are_those_of_the_table(flavour: Flavour, mode: Mode, runs: Runs) -
     assert not new + gone, new + gone
 
 
-@pytest.mark.parametrize(("row", "flavour", "mode"), cells())
+@pytest.mark.parametrize(("row", "flavour", "mode"), [*cells()])
 def test_row_holds(row: str, flavour: Flavour, mode: Mode, runs: Runs) -> None:
     outcomes = runs.outcomes(flavour, mode)
     assert row in outcomes, "no such case any more"
