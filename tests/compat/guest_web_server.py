@@ -1,10 +1,12 @@
-"""Runs inside sandboxes: a web server that tells what reached it, and echoes one frame of a WebSocket."""
+"""Runs inside sandboxes: a web server at each ADDRESS:PORT that is given. It tells what reached it, and echoes one frame
+of a WebSocket. A line says that all of them listen."""
 
 import base64
 import hashlib
 import http.server
 import json
 import sys
+import threading
 
 WEBSOCKET_MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
@@ -44,11 +46,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         self.socket.bind(self.server_address)
-        self.server_name, self.server_port = (
-            "sandbox",
-            int(sys.argv[2]),
-        )  # looking the name up would wait for DNS
+        # Looking the name up would wait for DNS.
+        self.server_name, self.server_port = "sandbox", self.server_address[1]
 
 
 if __name__ == "__main__":
-    Server((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+    places = [word.rpartition(":") for word in sys.argv[1:]]
+    servers = [Server((address, int(port)), Handler) for address, _, port in places]
+    print("serving", flush=True)
+    for server in servers:
+        threading.Thread(target=server.serve_forever).start()

@@ -57,8 +57,7 @@ export class Shared {
   async serving() {
     const sandbox = await this.sandbox()
     if (!this.#serving) {
-      await serve(sandbox, '0.0.0.0', 8080)
-      await serve(sandbox, '127.0.0.1', 8081)
+      await serve(sandbox, '0.0.0.0:8080', '127.0.0.1:8081')
       this.#serving = true
     }
     return sandbox
@@ -75,13 +74,11 @@ export async function withSandbox(options, use) {
   }
 }
 
-export async function serve(sandbox, address, port) {
+// Returns when all places listen; the server outlives the command.
+export async function serve(sandbox, ...places) {
   await sandbox.files.write('/tmp/web.py', await readFile(WEB_SERVER, 'utf8'))
-  await sandbox.commands.run(
-    `setsid python3 /tmp/web.py ${address} ${port} </dev/null >/tmp/web-${port}.log 2>&1 & ` +
-      `until curl -s -o /dev/null ${address.replace('0.0.0.0', '127.0.0.1')}:${port}/; do sleep 0.1; done`,
-    { timeoutMs: 30_000 },
-  )
+  const server = `setsid python3 -IS /tmp/web.py ${places.join(' ')} </dev/null 2>/tmp/web.log`
+  await sandbox.commands.run(`read -r < <(${server})`, { timeoutMs: 60_000 })
 }
 
 // The first true answer; the SDK has no event for what is asked here.

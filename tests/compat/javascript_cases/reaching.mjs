@@ -112,7 +112,7 @@ export default [
       await withSandbox({ network: { allowPublicTraffic: false } }, async (sandbox) => {
         const token = sandbox.trafficAccessToken
         assert.ok(token)
-        await serve(sandbox, '0.0.0.0', 8080)
+        await serve(sandbox, '0.0.0.0:8080')
         for (const given of [{}, { 'e2b-traffic-access-token': 'wrong' }]) {
           const answer = await get(sandbox, 8080, '/', given)
           assert.equal(answer.status, 403)
@@ -135,7 +135,7 @@ export default [
     { domain: true },
     async () => {
       await withSandbox({ network: { maskRequestHost: 'my-host:${PORT}' } }, async (sandbox) => {
-        await serve(sandbox, '0.0.0.0', 8080)
+        await serve(sandbox, '0.0.0.0:8080')
         assert.equal((await seenHeaders(sandbox, 8080)).host, 'my-host:8080')
       })
     },

@@ -136,7 +136,7 @@ export default [
     async () => {
       await withSandbox({ lifecycle: { onTimeout: 'pause', autoResume: true } }, async (sandbox) => {
         assert.equal((await sandbox.getInfo()).lifecycle.autoResume, true)
-        await serve(sandbox, '0.0.0.0', 8080)
+        await serve(sandbox, '0.0.0.0:8080')
         await sandbox.pause()
         assert.equal((await sandbox.commands.run('echo awake')).stdout, 'awake\n')
         assert.equal(await state(sandbox), 'running')

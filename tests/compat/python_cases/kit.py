@@ -132,19 +132,15 @@ class Sdk:
         """The shared sandbox with the web server on 8080, and on 8081 where only the guest's loopback reaches it."""
         sandbox = await self.shared()
         if not self._serving:
-            await self.serve(sandbox, "0.0.0.0", 8080)
-            await self.serve(sandbox, "127.0.0.1", 8081)
+            await self.serve(sandbox, "0.0.0.0:8080", "127.0.0.1:8081")
             self._serving = True
         return sandbox
 
-    async def serve(self, sandbox: Any, address: str, port: int) -> None:
+    async def serve(self, sandbox: Any, *places: str) -> None:
+        """Returns when all of them listen; the server outlives the command."""
         await self(sandbox.files.write, "/tmp/web.py", WEB_SERVER.read_text())
-        await self(
-            sandbox.commands.run,
-            f"setsid python3 /tmp/web.py {address} {port} </dev/null >/tmp/web-{port}.log 2>&1 & "
-            f"until curl -s -o /dev/null {address.replace('0.0.0.0', '127.0.0.1')}:{port}/; do sleep 0.1; done",
-            timeout=30,
-        )
+        server = f"setsid python3 -IS /tmp/web.py {' '.join(places)} </dev/null 2>/tmp/web.log"
+        await self(sandbox.commands.run, f"read -r < <({server})", timeout=60)
 
     async def metadata_sandboxes(self, metadata: dict[str, str], **options: Any) -> list[Any]:
         """All pages of a listing by metadata."""

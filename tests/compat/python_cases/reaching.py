@@ -86,7 +86,7 @@ async def private(sdk: Sdk) -> None:
     async with sdk.sandbox(network={"allow_public_traffic": False}) as sandbox:
         token = sandbox.traffic_access_token
         assert token
-        await sdk.serve(sandbox, "0.0.0.0", 8080)
+        await sdk.serve(sandbox, "0.0.0.0:8080")
         for given in ({}, {"e2b-traffic-access-token": "wrong"}):
             answer = await get(sandbox, 8080, headers=given)
             assert answer.status_code == 403
@@ -106,7 +106,7 @@ async def public(sdk: Sdk) -> None:
 @case("Sandbox.create", "network: mask_request_host is what the server sees", domain=True)
 async def mask(sdk: Sdk) -> None:
     async with sdk.sandbox(network={"mask_request_host": "my-host:${PORT}"}) as sandbox:
-        await sdk.serve(sandbox, "0.0.0.0", 8080)
+        await sdk.serve(sandbox, "0.0.0.0:8080")
         seen = json_of(await get(sandbox, 8080))["headers"]
         assert {name.lower(): value for name, value in seen.items()}["host"] == "my-host:8080"
 

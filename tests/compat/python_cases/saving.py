@@ -136,7 +136,7 @@ async def auto_pause_filesystem(sdk: Sdk) -> None:
 async def auto_resume(sdk: Sdk) -> None:
     async with sdk.sandbox(lifecycle={"on_timeout": "pause", "auto_resume": True}) as sandbox:
         assert (await sdk(sandbox.get_info)).lifecycle["auto_resume"]
-        await sdk.serve(sandbox, "0.0.0.0", 8080)
+        await sdk.serve(sandbox, "0.0.0.0:8080")
         await sdk(sandbox.pause)
         assert (await sdk(sandbox.commands.run, "echo awake")).stdout == "awake\n"
         assert await state(sdk, sandbox) == "running"
