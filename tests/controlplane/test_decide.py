@@ -12,6 +12,7 @@ from wrenn_server.controlplane.reconcile.decide import (
     Settle,
     Wait,
     absent,
+    elsewhere,
     from_report,
 )
 from wrenn_server.db.sandboxes import SandboxRow
@@ -22,7 +23,13 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def row(
-    state: State, generation: int = 2, *, expires_at: datetime | None = None, on_timeout: str = "kill"
+    state: State,
+    generation: int = 2,
+    *,
+    expires_at: datetime | None = None,
+    on_timeout: str = "kill",
+    saved: int | None = None,
+    stored: int | None = None,
 ) -> SandboxRow:
     return SandboxRow(
         id="sb" + "a" * 20, team_id="team", template_id="tpl", template="minimal", host_id="host",
@@ -31,6 +38,8 @@ def row(
         network=Network(), traffic_token=None, mask_host=None, image="minimal", snapshot_id=None,
         access_token="t", envd_version="", reason=None, message=None, console=None, created_at=NOW,
         started_at=None, last_active_at=None, updated_at=NOW, expires_at=expires_at, check_after=None,
+        saved_generation=saved, stored_generation=stored, stored_machine="m" if stored else None,
+        stored_in="s" if stored else None,
     )  # fmt: skip
 
 
@@ -155,3 +164,43 @@ def test_the_hosts_reason_is_kept() -> None:
     decision = from_report(row(State.RUNNING), report(State.FAILED, reason=Reason.DISK_FULL))
     assert isinstance(decision, Settle)
     assert decision.reason is Reason.DISK_FULL
+
+
+@pytest.mark.parametrize(
+    ("state", "saved", "stored", "after"),
+    [
+        (State.PAUSED, 2, 2, "Nothing"),
+        (State.PAUSED, 2, 1, State.FAILED),
+        (State.RESUMING, 2, 2, State.PAUSED),
+        (State.RESUMING, 2, None, State.FAILED),
+        (State.LOST, 2, 2, State.PAUSED),
+        (State.LOST, None, 1, State.FAILED),
+        (State.RUNNING, None, 1, State.FAILED),
+    ],
+)
+def test_what_rests_in_the_object_store_needs_no_host(
+    state: State, saved: int, stored: int, after: State | str
+) -> None:
+    assert outcome(absent(row(state, 3, saved=saved, stored=stored), NOW)) == after
+
+
+@pytest.mark.parametrize(
+    ("state", "saved", "reported", "removed"),
+    [
+        (State.RUNNING, None, 2, True),
+        (State.PAUSED, 3, 2, True),
+        (State.KILLED, None, 3, True),
+        (State.KILLING, None, 2, True),
+        # The other host may have nothing of it yet, or this one is the newer.
+        (State.RESUMING, 2, 2, False),
+        (State.PAUSED, 2, 2, False),
+        (State.LOST, 2, 2, False),
+        (State.RUNNING, None, 3, False),
+        (State.RUNNING, None, 4, False),
+    ],
+)
+def test_a_copy_on_another_host_goes_when_it_is_old_for_certain(
+    state: State, saved: int | None, reported: int, removed: bool
+) -> None:
+    decision = elsewhere(row(state, 3, saved=saved), report(State.PAUSED, reported))
+    assert decision == (Remove(reported) if removed else Nothing())

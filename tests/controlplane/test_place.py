@@ -2,17 +2,21 @@
 
 from collections import Counter
 
-from wrenn_server.controlplane.scheduler.place import choose
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import convert
+
+from wrenn_server.controlplane.scheduler.place import Saved, choose, load_with
 from wrenn_server.db.hosts import Candidate
 from wrenn_server.db.sandboxes import Room
 
 ROOM = Room(cpus=2.0, memory=1.0, disk=1.0)
 
 
-def host(name: str, **changes: int) -> Candidate:
+def host(name: str, **changes: object) -> Candidate:
     values = {"cpus": 4, "memory_mb": 8192, "disk_mb": 100_000}
     reserved = {"cpus_reserved": 0, "memory_mb_reserved": 0, "disk_mb_reserved": 0, "sandboxes": 0}
-    return Candidate(id=name, address=None, **{**values, **reserved, **changes})
+    return convert({"id": name, "address": None, **values, **reserved, **changes}, Candidate)
 
 
 def pick(*hosts: Candidate, chance: int = 0, vcpus: int = 1, without: tuple[str, ...] = ()) -> str | None:
@@ -45,3 +49,48 @@ def test_equal_hosts_are_chosen_by_chance() -> None:
     hosts = [host(name) for name in "abcd"]
     counts = Counter(pick(*hosts, chance=n) for n in range(400))
     assert counts == dict.fromkeys("abcd", 100)
+
+
+names = st.sampled_from(["", "x86_64/fc/a", "x86_64/qemu/a", "arm64/fc/a"])
+stores = st.sampled_from(["", "one", "two"])
+candidates = st.lists(
+    st.builds(
+        host,
+        st.text("abcdef", min_size=1, max_size=3),
+        machine=names,
+        store=stores,
+        draining=st.booleans(),
+        has_image=st.booleans(),
+        cpus_reserved=st.integers(0, 9),
+        memory_mb_reserved=st.integers(0, 9000),
+        disk_mb_reserved=st.integers(0, 110_000),
+    ),
+    max_size=8,
+)
+
+
+@given(candidates, st.builds(Saved, store=stores, machine=names, memory=st.booleans()), st.integers(0, 2**32))
+def test_what_was_saved_goes_on_only_where_it_can(hosts: list[Candidate], saved: Saved, chance: int) -> None:
+    chosen = choose(
+        hosts, vcpus=1, memory_mb=512, disk_mb=5120, room=ROOM, chance=chance, saved=saved, without=("a",)
+    )
+    able = [
+        h
+        for h in hosts
+        if h.id != "a"
+        and not h.draining
+        and h.store == saved.store != ""
+        and (
+            h.machine == saved.machine
+            if saved.memory
+            else h.machine.split("/")[0] == saved.machine.split("/")[0]
+        )
+        and h.machine
+        and load_with(h, 1, 512, 5120, ROOM) <= 1
+    ]
+    assert (chosen is not None) == bool(able)
+    if chosen is not None:
+        assert chosen in able
+        assert chosen.has_image or not any(h.has_image for h in able), "nothing is fetched without need"
+        best = min(load_with(h, 1, 512, 5120, ROOM) for h in able if h.has_image == chosen.has_image)
+        assert load_with(chosen, 1, 512, 5120, ROOM) <= best + 0.021

@@ -101,6 +101,9 @@ CREATE TABLE public.hosts (
     created_by text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    machine text DEFAULT ''::text NOT NULL,
+    store text DEFAULT ''::text NOT NULL,
+    draining boolean DEFAULT false NOT NULL,
     CONSTRAINT hosts_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'online'::text, 'unreachable'::text]))),
     CONSTRAINT hosts_type_check CHECK ((type = 'regular'::text))
 )
@@ -172,6 +175,10 @@ CREATE TABLE public.sandboxes (
     mask_host text,
     image text DEFAULT ''::text NOT NULL,
     snapshot_id text,
+    saved_generation integer,
+    stored_generation integer,
+    stored_machine text,
+    stored_in text,
     CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
     CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
 )
@@ -196,6 +203,8 @@ CREATE TABLE public.snapshots (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     check_after timestamp with time zone,
+    stored_machine text,
+    stored_in text,
     CONSTRAINT snapshots_state_check CHECK ((state = ANY (ARRAY['creating'::text, 'ready'::text, 'failed'::text, 'deleting'::text])))
 );
 CREATE TABLE public.teams (

@@ -24,7 +24,7 @@ T = TypeVar("T")
 START_TIMEOUT = 180.0
 """Seconds. The first sandbox of a shape boots its template, which software emulation does slowly."""
 SAVE_TIMEOUT = 600.0
-"""Pause and fork write all memory to disk."""
+"""Pause and fork write all memory to disk; others move it to or from the object store."""
 KILL_TIMEOUT = 60.0
 ASK_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 5.0
@@ -57,7 +57,8 @@ class HostsClient:
 
     async def start(self, host: Host, sandbox_id: str, start: agent.Start) -> agent.SandboxReport:
         path = f"/v1/sandboxes/{sandbox_id}"
-        return await self._call(host, "PUT", path, agent.SandboxReport, start, timeout=START_TIMEOUT)
+        timeout = START_TIMEOUT if start.snapshot is None else SAVE_TIMEOUT
+        return await self._call(host, "PUT", path, agent.SandboxReport, start, timeout=timeout)
 
     async def get(self, host: Host, sandbox_id: str) -> agent.SandboxReport | None:
         """None: the agent says that it has no such sandbox."""
@@ -70,9 +71,13 @@ class HostsClient:
                 raise Uncertain(f"host {host.id} answered 404 without being asked for a sandbox") from error
             return None
 
-    async def kill(self, host: Host, sandbox_id: str, generation: int) -> None:
-        """Idempotent: also when the agent has no such sandbox."""
+    async def kill(self, host: Host, sandbox_id: str, generation: int, *, elsewhere: bool = False) -> None:
+        """Idempotent: also when the agent has no such sandbox.
+
+        :param elsewhere: another host has it: what is in the object store stays"""
         path = f"/v1/sandboxes/{sandbox_id}?generation={generation}"
+        if elsewhere:
+            path += "&elsewhere=true"
         await self._send(host, "DELETE", path, timeout=KILL_TIMEOUT)
 
     async def pause(self, host: Host, sandbox_id: str, pause: agent.Pause) -> agent.SandboxReport:
@@ -81,7 +86,8 @@ class HostsClient:
 
     async def resume(self, host: Host, sandbox_id: str, resume: agent.Resume) -> agent.SandboxReport:
         path = f"/v1/sandboxes/{sandbox_id}/resume"
-        return await self._call(host, "POST", path, agent.SandboxReport, resume, timeout=START_TIMEOUT)
+        timeout = START_TIMEOUT if resume.stored is None else SAVE_TIMEOUT
+        return await self._call(host, "POST", path, agent.SandboxReport, resume, timeout=timeout)
 
     async def fork(self, host: Host, sandbox_id: str, fork: agent.Fork) -> agent.ForkReport:
         path = f"/v1/sandboxes/{sandbox_id}/fork"
@@ -90,6 +96,19 @@ class HostsClient:
     async def snapshot(self, host: Host, sandbox_id: str, snapshot: agent.Snapshot) -> agent.SnapshotReport:
         path = f"/v1/sandboxes/{sandbox_id}/snapshot"
         return await self._call(host, "POST", path, agent.SnapshotReport, snapshot, timeout=SAVE_TIMEOUT)
+
+    async def store(self, host: Host, sandbox_id: str, generation: int) -> agent.SandboxReport:
+        """A paused sandbox is in the object store when it answers."""
+        path, body = f"/v1/sandboxes/{sandbox_id}/store", agent.Store(generation=generation)
+        return await self._call(host, "POST", path, agent.SandboxReport, body, timeout=SAVE_TIMEOUT)
+
+    async def fetch(self, host: Host, sandbox_id: str, generation: int) -> agent.SandboxReport:
+        """A paused sandbox is on that host when it answers."""
+        path, body = f"/v1/sandboxes/{sandbox_id}/fetch", agent.Fetch(generation=generation)
+        return await self._call(host, "POST", path, agent.SandboxReport, body, timeout=SAVE_TIMEOUT)
+
+    async def store_snapshot(self, host: Host, snapshot_id: str) -> None:
+        await self._send(host, "POST", f"/v1/snapshots/{snapshot_id}/store", timeout=SAVE_TIMEOUT)
 
     async def delete_snapshot(self, host: Host, snapshot_id: str) -> None:
         """Idempotent."""

@@ -107,6 +107,10 @@ class SandboxResume(Request):
     memory: Annotated[bool, Meta(description="False: boot from the disk even if memory was saved")] = True
 
 
+class SandboxRestore(Request):
+    timeout_sec: TimeoutSec | None = None
+
+
 class SandboxFork(Request):
     count: Annotated[int, Meta(ge=1, le=100)] = 1
     timeout_sec: TimeoutSec | None = None

@@ -23,6 +23,9 @@ class HostRow(msgspec.Struct, kw_only=True):
     accelerated: bool
     version: str
     templates: list[str]
+    machine: str
+    store: str
+    draining: bool
     cpus_reserved: int
     memory_mb_reserved: int
     disk_mb_reserved: int
@@ -54,6 +57,11 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True):
     memory_mb_reserved: int
     disk_mb_reserved: int
     sandboxes: int
+    machine: str = ""
+    store: str = ""
+    draining: bool = False
+    has_image: bool = True
+    """The root file system of that name is there; it need not be fetched."""
 
 
 async def insert(db: Executor, *, id: str, type: str, created_by: str | None) -> HostRow:
@@ -104,7 +112,8 @@ async def register(db: Executor, *, digest: bytes, address: str | None, specs: H
                UPDATE host_tokens SET used_at = now()
                 WHERE digest = $1 AND used_at IS NULL AND expires_at >= now() RETURNING host_id)
            UPDATE hosts SET address = $2, arch = $3, cpus = $4, memory_mb = $5, disk_mb = $6, vmm = $7,
-                  vmm_version = $8, accelerated = $9, version = $10, token_epoch = token_epoch + 1, updated_at = now()
+                  vmm_version = $8, accelerated = $9, version = $10, machine = $11, store = $12,
+                  draining = false, token_epoch = token_epoch + 1, updated_at = now()
              FROM used WHERE hosts.id = used.host_id RETURNING hosts.*""",
         digest,
         address,
@@ -127,7 +136,8 @@ async def heartbeat(
     return (
         await db.execute(
             """UPDATE hosts SET address = $4, arch = $5, cpus = $6, memory_mb = $7, disk_mb = $8, vmm = $9,
-                      vmm_version = $10, accelerated = $11, version = $12, templates = $13, status = 'online',
+                      vmm_version = $10, accelerated = $11, version = $12, machine = $13, store = $14, templates = $15,
+                      status = 'online',
                       agent_started_at = $2, heartbeat_sequence = $3, last_heartbeat_at = now(), updated_at = now()
                 WHERE id = $1 AND (agent_started_at, heartbeat_sequence) < ($2, $3)""",
             host_id,
@@ -139,6 +149,20 @@ async def heartbeat(
         )
         != "UPDATE 0"
     )
+
+
+async def set_draining(db: Executor, host_id: str, draining: bool) -> HostRow | None:
+    """Whether it is to become empty: nothing new is placed there then."""
+    record = await db.fetchrow(
+        "UPDATE hosts SET draining = $2, updated_at = now() WHERE id = $1 RETURNING *", host_id, draining
+    )
+    return row(record, HostRow)
+
+
+async def draining(db: Executor) -> list[HostRow]:
+    """Those that are to become empty and can be reached."""
+    records = await db.fetch("SELECT * FROM hosts WHERE draining AND status = 'online' ORDER BY id")
+    return rows(records, HostRow)
 
 
 async def expire(db: Executor, silence_sec: float) -> list[str]:
@@ -167,4 +191,6 @@ def _specs(specs: HostSpecs) -> tuple[object, ...]:
         specs.vmm_version,
         specs.accelerated,
         specs.version,
+        specs.machine,
+        specs.store,
     )

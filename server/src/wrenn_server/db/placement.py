@@ -10,6 +10,7 @@ async def choices(
     *,
     image: str,
     host_id: str | None,
+    store: str | None = None,
     vcpus: int,
     memory_mb: int,
     disk_mb: int,
@@ -19,11 +20,15 @@ async def choices(
     """The least loaded hosts that could take the sandbox, in no certain order.
 
     :param host_id: the only one that comes into question; None: all that have the image
+    :param store: identity of the object store that it comes from: all hosts with that one, whether they have the image
+        or not; None: it does not
     """
     records = await db.fetch(
-        """SELECT id, address, cpus, memory_mb, disk_mb, cpus_reserved, memory_mb_reserved, disk_mb_reserved, sandboxes
+        """SELECT id, address, cpus, memory_mb, disk_mb, cpus_reserved, memory_mb_reserved, disk_mb_reserved, sandboxes,
+                  machine, store, draining, templates @> ARRAY[$1] AS has_image
              FROM hosts
-            WHERE status = 'online' AND templates @> ARRAY[$1] AND ($2::text IS NULL OR id = $2)
+            WHERE status = 'online' AND NOT draining AND ($2::text IS NULL OR id = $2)
+              AND CASE WHEN $10::text IS NULL THEN templates @> ARRAY[$1] ELSE store = $10 END
               AND cpus_reserved + $3 <= cpus * $6::float8
               AND memory_mb_reserved + $4 <= memory_mb * $7::float8
               AND disk_mb_reserved + $5 <= disk_mb * $8::float8
@@ -39,5 +44,6 @@ async def choices(
         room.memory,
         room.disk,
         limit,
+        store,
     )
     return rows(records, Candidate)

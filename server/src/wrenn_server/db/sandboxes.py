@@ -33,6 +33,13 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     pause_memory: bool
     auto_resume: bool
     saved_memory: bool | None
+    saved_generation: int | None
+    """Of a paused one: which it was paused at."""
+    stored_generation: int | None
+    """The newest that is in an object store."""
+    stored_machine: str | None
+    stored_in: str | None
+    """Identity of that store."""
     metadata: dict[str, str]
     network: Network
     traffic_token: str | None
@@ -50,6 +57,11 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     updated_at: datetime
     expires_at: datetime | None
     check_after: datetime | None
+
+    @property
+    def is_stored(self) -> bool:
+        """What it rests on is in an object store: it needs no certain host."""
+        return self.saved_generation is not None and self.saved_generation == self.stored_generation
 
 
 class New(msgspec.Struct, kw_only=True, frozen=True):
@@ -114,7 +126,7 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
            wanted AS (SELECT sum(vcpus) AS cpus, sum(memory_mb) AS memory, sum(disk_mb) AS disk FROM new),
            host AS (
                SELECT h.id FROM hosts h, wanted w
-                WHERE h.id = $12 AND h.status = 'online'
+                WHERE h.id = $12 AND h.status = 'online' AND NOT h.draining
                   AND h.cpus_reserved + w.cpus <= h.cpus * $13::float8
                   AND h.memory_mb_reserved + w.memory <= h.memory_mb * $14::float8
                   AND h.disk_mb_reserved + w.disk <= h.disk_mb * $15::float8
@@ -193,20 +205,38 @@ async def begin(
 
 
 async def begin_resume(
-    db: Executor, sandbox_id: str, generation: int, timeout_sec: int | None, room: Room
+    db: Executor,
+    sandbox_id: str,
+    generation: int,
+    timeout_sec: int | None,
+    room: Room,
+    *,
+    host_id: str | None = None,
+    before: State = State.PAUSED,
 ) -> SandboxRow | None:
-    """paused → resuming with the next generation, if its host is there and has room. None: not so."""
+    """paused → resuming with the next generation, if the host is there and has room. None: not so.
+
+    :param host_id: another host than the one that it is on, to which it goes from the object store; None: that one
+    :param before: lost, for one that goes back to what of it is in the object store
+    """
     record = await db.fetchrow(
         """WITH paused AS (
-               SELECT * FROM sandboxes WHERE id = $1 AND generation = $2 AND state = 'paused' FOR UPDATE),
+               SELECT * FROM sandboxes WHERE id = $1 AND generation = $2 AND state = $8 FOR UPDATE),
+           -- Both hosts, in the order in which everybody locks them
+           locked AS (
+               SELECT h.* FROM hosts h, paused p WHERE h.id IN (p.host_id, coalesce($7, p.host_id))
+                ORDER BY h.id FOR UPDATE OF h),
            host AS (
-               SELECT h.id FROM hosts h, paused p
-                WHERE h.id = p.host_id AND h.status = 'online'
+               SELECT h.id FROM locked h, paused p
+                WHERE h.id = coalesce($7, p.host_id) AND h.status = 'online'
                   AND h.cpus_reserved + p.vcpus <= h.cpus * $4::float8
                   AND h.memory_mb_reserved + p.memory_mb <= h.memory_mb * $5::float8
-                  FOR UPDATE OF h)
+                  AND ($7::text IS NULL OR
+                       NOT h.draining AND h.disk_mb_reserved + p.disk_mb <= h.disk_mb * $9::float8))
            UPDATE sandboxes s
-              SET state = 'resuming', generation = s.generation + 1, timeout_sec = coalesce($3, s.timeout_sec),
+              SET state = 'resuming', generation = s.generation + 1, host_id = host.id,
+                  timeout_sec = coalesce($3, s.timeout_sec),
+                  saved_generation = CASE WHEN $8 = 'lost' THEN s.stored_generation ELSE s.saved_generation END,
                   updated_at = now(), check_after = now() + make_interval(secs => $6)
              FROM paused, host WHERE s.id = paused.id RETURNING s.*""",
         sandbox_id,
@@ -215,6 +245,9 @@ async def begin_resume(
         room.cpus,
         room.memory,
         LEASE_SEC,
+        host_id,
+        before.value,
+        room.disk,
     )
     return row(record, SandboxRow)
 
@@ -232,15 +265,17 @@ async def settle(
     envd_version: str | None = None,
     expires_at: datetime | None = None,
     saved_memory: bool | None = None,
+    saved_generation: int | None = None,
     started: bool = False,
 ) -> SandboxRow | None:
     """Compare-and-set into a state that nobody works on. Reason, message, console, the time of its end and whether
-    its memory is saved are those given, None included; `started` notes the time of a start. None: the sandbox is not
-    as it was thought to be."""
+    its memory is saved are those given, None included; so is what it rests on, unless it rests still. `started` notes
+    the time of a start. None: the sandbox is not as it was thought to be."""
     record = await db.fetchrow(
         """UPDATE sandboxes
               SET state = $4, reason = $5, message = $6, console = $7, envd_version = coalesce($8, envd_version),
                   expires_at = $9, saved_memory = $11, updated_at = now(), check_after = NULL,
+                  saved_generation = CASE WHEN $4 = 'paused' THEN coalesce($12, saved_generation) END,
                   started_at = CASE WHEN $10 THEN now() ELSE started_at END,
                   last_active_at = CASE WHEN $10 THEN now() ELSE last_active_at END
             WHERE id = $1 AND generation = $2 AND state = ANY($3) RETURNING *""",
@@ -255,6 +290,7 @@ async def settle(
         expires_at,
         started,
         saved_memory,
+        saved_generation,
     )
     return row(record, SandboxRow)
 
@@ -303,6 +339,59 @@ async def touch(db: Executor, active: Mapping[str, datetime]) -> None:
     )
 
 
+async def note_stored(db: Executor, host_id: str, store: str, found: Sequence[tuple[str, int, str]]) -> None:
+    """What a host says is in its object store: ids, generations and machines."""
+    await db.execute(
+        """UPDATE sandboxes s SET stored_generation = f.generation, stored_machine = f.machine, stored_in = $2
+             FROM (SELECT s.id, f.generation, f.machine
+                     FROM unnest($3::text[], $4::int[], $5::text[]) AS f (id, generation, machine)
+                     JOIN sandboxes s ON s.id = f.id AND s.host_id = $1 AND s.saved_generation = f.generation
+                    ORDER BY s.id FOR UPDATE OF s) f
+            WHERE s.id = f.id""",
+        host_id,
+        store,
+        [id for id, _, _ in found],
+        [generation for _, generation, _ in found],
+        [machine for _, _, machine in found],
+    )
+
+
+async def move(db: Executor, seen: SandboxRow, host_id: str, room: Room) -> bool:
+    """A paused sandbox comes to another host. False: it is not as it was when it was `seen`, or has no room there."""
+    return (
+        await db.execute(
+            """WITH paused AS (
+                   SELECT * FROM sandboxes WHERE id = $1 AND generation = $2 AND state = 'paused'
+                      AND host_id IS NOT DISTINCT FROM $3 FOR UPDATE),
+               locked AS (
+                   SELECT h.* FROM hosts h, paused p WHERE h.id IN (p.host_id, $4) ORDER BY h.id FOR UPDATE OF h),
+               host AS (
+                   SELECT h.id FROM locked h, paused p
+                    WHERE h.id = $4 AND h.status = 'online' AND NOT h.draining
+                      AND h.disk_mb_reserved + p.disk_mb + p.memory_mb <= h.disk_mb * $5::float8)
+               UPDATE sandboxes s SET host_id = host.id, updated_at = now()
+                 FROM paused, host WHERE s.id = paused.id""",
+            seen.id,
+            seen.generation,
+            seen.host_id,
+            host_id,
+            room.disk,
+        )
+        != "UPDATE 0"
+    )
+
+
+async def interrupted(db: Executor, idle_sec: float) -> list[SandboxRow]:
+    """Paused for a move to another host, by somebody who has not finished it."""
+    records = await db.fetch(
+        """SELECT * FROM sandboxes
+            WHERE state = 'paused' AND reason = 'drain' AND updated_at < now() - make_interval(secs => $1)
+            ORDER BY id LIMIT 64""",
+        idle_sec,
+    )
+    return rows(records, SandboxRow)
+
+
 async def known_to(db: Executor, host_id: str, reported: Sequence[str]) -> list[SandboxRow]:
     """What should be on a host, and whatever it reports that we have on record."""
     records = await db.fetch(
@@ -323,23 +412,28 @@ async def alive_on(db: Executor, host_id: str) -> list[SandboxRow]:
 
 
 async def lose(db: Executor) -> None:
-    """What is on unreachable hosts is lost until they are back. What is being killed stays so."""
+    """What is on unreachable hosts is lost until they are back, but for what rests in an object store. What is being
+    killed stays so."""
     await db.execute(
         """UPDATE sandboxes SET state = 'lost', reason = 'host_lost', updated_at = now(), check_after = NULL
             WHERE id IN (SELECT s.id FROM sandboxes s JOIN hosts h ON h.id = s.host_id
                           WHERE h.status = 'unreachable'
                             AND s.state IN ('starting', 'running', 'pausing', 'paused', 'resuming')
+                            AND NOT (s.state = 'paused' AND s.saved_generation IS NOT DISTINCT FROM s.stored_generation
+                                     AND s.stored_generation IS NOT NULL)
                           ORDER BY s.id FOR UPDATE OF s)"""
     )
 
 
 async def forget(db: Executor, host_id: str) -> None:
-    """The host's record will be deleted: nothing can be done for what was on it."""
+    """The host's record will be deleted: nothing can be done for what was on it, unless it rests in an object store."""
     await db.execute(
         """UPDATE sandboxes SET state = CASE WHEN state = 'killing' THEN 'killed' ELSE 'failed' END,
                   reason = CASE WHEN state = 'killing' THEN reason ELSE 'host_lost' END,
                   message = 'its host was removed', updated_at = now(), check_after = NULL
             WHERE id IN (SELECT id FROM sandboxes WHERE host_id = $1 AND state NOT IN ('failed', 'killed')
+                            AND NOT (state = 'paused' AND saved_generation IS NOT DISTINCT FROM stored_generation
+                                     AND stored_generation IS NOT NULL)
                           ORDER BY id FOR UPDATE)""",
         host_id,
     )

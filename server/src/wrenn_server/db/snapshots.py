@@ -4,7 +4,7 @@ Whoever starts a sandbox from a snapshot locks its row until the sandbox is on r
 locks it before looking for such sandboxes (`lock`): a snapshot that something lives on cannot go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -31,6 +31,9 @@ class SnapshotRow(msgspec.Struct, kw_only=True):
     memory_mb: int
     disk_mb: int
     size_bytes: int
+    stored_machine: str | None
+    """It is in an object store, for hosts with this machine."""
+    stored_in: str | None
     created_at: datetime
     updated_at: datetime
     names: list[str] = []
@@ -73,6 +76,31 @@ async def settle(db: Executor, id: str, size_bytes: int) -> bool:
         )
         != "UPDATE 0"
     )
+
+
+async def note_stored(db: Executor, host_id: str, store: str, found: Mapping[str, str]) -> None:
+    """What a host says is in its object store: ids and machines."""
+    await db.execute(
+        """UPDATE snapshots s SET stored_machine = f.machine, stored_in = $2
+             FROM (SELECT s.id, f.machine FROM unnest($3::text[], $4::text[]) AS f (id, machine)
+                     JOIN snapshots s ON s.id = f.id AND s.host_id = $1 AND s.state = 'ready'
+                      AND (s.stored_machine IS DISTINCT FROM f.machine OR s.stored_in IS DISTINCT FROM $2)
+                    ORDER BY s.id FOR UPDATE OF s) f
+            WHERE s.id = f.id""",
+        host_id,
+        store,
+        list(found.keys()),
+        list(found.values()),
+    )
+
+
+async def unstored_on(db: Executor, host_id: str) -> list[SnapshotRow]:
+    """Those that are on that host and in no object store."""
+    records = await db.fetch(
+        "SELECT * FROM snapshots WHERE host_id = $1 AND state = 'ready' AND stored_in IS NULL ORDER BY id",
+        host_id,
+    )
+    return rows(records, SnapshotRow)
 
 
 async def get(db: Executor, id: str) -> SnapshotRow | None:

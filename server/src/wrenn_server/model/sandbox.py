@@ -48,13 +48,16 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     ),
     State.PAUSED: frozenset({State.RESUMING, State.LOST, State.FAILED, State.KILLING}),
     State.RESUMING: frozenset({State.RUNNING, State.PAUSED, State.LOST, State.FAILED, State.KILLING}),
-    State.LOST: frozenset({State.RUNNING, State.PAUSED, State.FAILED, State.KILLING, State.KILLED}),
+    State.LOST: frozenset(
+        {State.RESUMING, State.RUNNING, State.PAUSED, State.FAILED, State.KILLING, State.KILLED}
+    ),
     State.FAILED: frozenset({State.KILLING}),
     State.KILLING: frozenset({State.KILLED}),
     State.KILLED: frozenset(),
 }
 """What may follow what. running → killed and running → paused are the host's own acts at the end of the time to live;
-pausing → killed, when that was before the pause reached it."""
+pausing → killed, when that was before the pause reached it. lost → resuming: its owner goes back to what is in the
+object store."""
 
 
 def may(before: State, after: State) -> bool:
@@ -72,6 +75,8 @@ class Reason(StrEnum):
     GUEST_SHUTDOWN = "guest_shutdown"
     VMM_CRASHED = "vmm_crashed"
     HOST_LOST = "host_lost"
+    DRAIN = "drain"
+    """Of a paused one: its host is to become empty, and it goes on on another at once."""
     START_FAILED = "start_failed"
     RESUME_FAILED = "resume_failed"
 

@@ -148,6 +148,22 @@ async def resume(
     return shape.sandbox(row, secrets=True)
 
 
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/restore",
+    operation_id="restoreSandbox",
+    tags=["sandboxes"],
+    status_code=200,
+)
+async def restore(
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxRestore | None] = None
+) -> schema.Sandbox:
+    """Have a lost sandbox go on from its last pause that is in the object store. What it did since is gone for good, also
+    when its host comes back."""
+    wanted = data or schema.SandboxRestore()
+    row = await pauses.restore(cp, caller.team_id, sandbox_id, wanted.timeout_sec)
+    return shape.sandbox(row, secrets=True)
+
+
 @post("/v1/sandboxes/{sandbox_id:str}/fork", operation_id="forkSandbox", tags=["sandboxes"])
 async def fork(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxFork | None] = None
@@ -227,4 +243,4 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-ROUTES = [create, listing, get_one, kill, pause, resume, fork, timeout, set_network]
+ROUTES = [create, listing, get_one, kill, pause, resume, restore, fork, timeout, set_network]

@@ -34,6 +34,7 @@ class Settle:
     envd_version: str | None = None
     expires_at: datetime | None = None
     saved_memory: bool | None = None
+    saved_generation: int | None = None
     started: bool = False
 
 
@@ -80,6 +81,10 @@ def absent(row: SandboxRow, now: datetime) -> Decision:
             return Nothing()
         case State.STARTING:
             return Settle(State.FAILED, Reason.START_FAILED, "the start never reached its host")
+        case State.PAUSED if row.is_stored:
+            return Nothing()  # whoever wants it fetches it again
+        case State.RESUMING | State.LOST if row.is_stored:
+            return Settle(State.PAUSED, saved_memory=row.saved_memory)
         case _ if is_over(row, now):
             return Settle(State.KILLED, Reason.TIMEOUT)
         case _:
@@ -91,6 +96,18 @@ def is_over(row: SandboxRow, now: datetime) -> bool:
     return row.on_timeout == "kill" and row.expires_at is not None and row.expires_at <= now
 
 
+def elsewhere(row: SandboxRow, report: SandboxReport) -> Remove | Nothing:
+    """What a host has of a sandbox that is on another one: it was moved or fetched from the object store while this one
+    was away. It goes when the other one has newer work of it, or when it has ended."""
+    if report.generation >= row.generation and not row.state.is_final:
+        return Nothing()
+    if row.state.is_final or row.state in (State.KILLING, State.RUNNING, State.PAUSING):
+        return Remove(report.generation)
+    if row.state is State.PAUSED and (row.saved_generation or 0) > report.generation:
+        return Remove(report.generation)
+    return Nothing()  # the other one may have nothing of it yet
+
+
 def expires_at(report: SandboxReport) -> datetime | None:
     return None if report.expires_at is None else datetime.fromtimestamp(report.expires_at, UTC)
 
@@ -99,7 +116,12 @@ def _from_older(row: SandboxRow, report: SandboxReport) -> Decision:
     """Only a resume leaves the host's generation behind ours: it failed, or never arrived."""
     match row.state, report.state:
         case State.RESUMING | State.LOST, State.PAUSED:
-            return Settle(State.PAUSED, message=report.message, saved_memory=report.saved_memory)
+            return Settle(
+                State.PAUSED,
+                message=report.message,
+                saved_memory=report.saved_memory,
+                saved_generation=report.saved_generation,
+            )
         case State.RESUMING | State.PAUSED | State.LOST, State.FAILED | State.KILLED:
             return _ended(row, report)
         case State.RESUMING, State.RESUMING:
@@ -123,7 +145,23 @@ def _from_running(row: SandboxRow, report: SandboxReport) -> Decision:
 def _from_paused(row: SandboxRow, report: SandboxReport) -> Decision:
     match row.state:
         case State.RUNNING | State.PAUSING | State.RESUMING | State.LOST:
-            return Settle(State.PAUSED, report.reason, report.message, saved_memory=report.saved_memory)
+            return Settle(
+                State.PAUSED,
+                report.reason,
+                report.message,
+                saved_memory=report.saved_memory,
+                saved_generation=report.saved_generation,
+            )
+        case State.PAUSED if row.saved_generation is None and report.saved_generation is not None:
+            # Paused before anybody asked for it.
+            reason = Reason(row.reason) if row.reason else None
+            return Settle(
+                State.PAUSED,
+                reason,
+                row.message,
+                saved_memory=report.saved_memory,
+                saved_generation=report.saved_generation,
+            )
         case _:
             return Nothing()
 

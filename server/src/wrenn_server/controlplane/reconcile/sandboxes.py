@@ -79,6 +79,12 @@ def _open(row: SandboxRow, decision: decide.Decision) -> bool:
 
 
 async def _without_host(cp: ControlPlane, row: SandboxRow) -> None:
+    if row.is_stored and row.state in (State.PAUSED, State.RESUMING, State.LOST):
+        after = State.PAUSED
+        await db_sandboxes.settle(
+            cp.db, row.id, row.generation, [row.state], after, saved_memory=row.saved_memory
+        )
+        return
     after = State.KILLED if row.state is State.KILLING else State.FAILED
     reason = row.reason or Reason.HOST_LOST
     await db_sandboxes.settle(cp.db, row.id, row.generation, [row.state], after, reason=reason)

@@ -23,6 +23,7 @@ from wrenn_server.controlplane.services import outcomes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
@@ -136,6 +137,8 @@ async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> N
     if added := sorted(set(_names(beat.templates)) - set(host.templates)):
         await db_templates.insert_platform(cp.db, [new_template_id() for _ in added], added)
     await _compare(cp, host, beat.sandboxes)
+    if beat.specs.store:
+        await _note_stored(cp, host, beat)
 
 
 async def listing(cp: ControlPlane) -> list[HostRow]:
@@ -187,6 +190,10 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
                 decision = decide.from_report(row, report)
                 if not isinstance(decision, decide.Nothing | decide.Wait):
                     group.create_task(_believe(cp, host, row, decision, limit), name=f"believe {row.id}")
+            elif row.host_id not in (host.id, None):
+                left = decide.elsewhere(row, report)
+                if isinstance(left, decide.Remove):
+                    group.create_task(_forget(cp, host, row, left, limit), name=f"forget {row.id}")
     missing = [
         row.id
         for row in known.values()
@@ -195,6 +202,30 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
     if missing:
         await leases.look_into(cp.db, missing)
         cp.wake.set()
+
+
+async def _note_stored(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
+    stored = [
+        (report.id, report.saved_generation, report.stored)
+        for report in beat.sandboxes
+        if report.stored and report.saved_generation is not None
+    ]
+    if stored:
+        await db_sandboxes.note_stored(cp.db, host.id, beat.specs.store, stored)
+    if beat.snapshots:
+        await db_snapshots.note_stored(cp.db, host.id, beat.specs.store, beat.snapshots)
+
+
+async def _forget(
+    cp: ControlPlane, host: HostRow, row: SandboxRow, left: decide.Remove, limit: asyncio.Semaphore
+) -> None:
+    """What a host still has of a sandbox that has gone on elsewhere."""
+    log.info("sandbox is elsewhere", action="forget", sandbox_id=row.id, host_id=host.id)
+    async with limit:
+        try:
+            await cp.hosts.kill(cp.host(host.id, host.address), row.id, left.generation, elsewhere=True)
+        except WrennError as error:
+            log.warning("not forgotten yet", action="forget_failed", sandbox_id=row.id, error=error.message)
 
 
 async def _believe(
@@ -235,7 +266,7 @@ def _check_specs(specs: agent.HostSpecs) -> None:
     ):
         if not 0 <= value <= most:
             raise InvalidRequest(f"specs.{name} is {value}: expected 0 to {most}")
-    texts = (specs.arch, specs.vmm, specs.vmm_version, specs.version)
+    texts = (specs.arch, specs.vmm, specs.vmm_version, specs.version, specs.machine, specs.store)
     if any(len(text) > 100 for text in texts):
         raise InvalidRequest("a text in specs is longer than 100 characters")
 

@@ -37,6 +37,7 @@ async def apply(
                 envd_version=decision.envd_version,
                 expires_at=decision.expires_at,
                 saved_memory=decision.saved_memory,
+                saved_generation=decision.saved_generation,
                 started=decision.started,
             )
             if row.state is State.RUNNING:  # of one that runs only now, connections may be open already

@@ -5,7 +5,7 @@ done by a crash is the reconciler's (`reconcile/sandboxes.py`), which decides wi
 """
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -159,46 +159,63 @@ async def host_of(cp: ControlPlane, row: SandboxRow) -> Host:
 
 
 async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None) -> SandboxRow:
-    room = cp.config.room
     found = await templates.resolve(cp, wanted.team_id, wanted.template)
     wanted = replace(_checked(wanted), template=found.name)
     if (saved := found.snapshot) is not None:
         wanted = replace(wanted, vcpus=saved.vcpus, memory_mb=saved.memory_mb, disk_mb=saved.disk_mb)
-    candidates = await placement.choices(
-        cp.db,
-        image=found.image,
-        host_id=None if saved is None else saved.host_id or "",
-        vcpus=wanted.vcpus,
-        memory_mb=wanted.memory_mb,
-        disk_mb=wanted.disk_mb,
-        room=room,
-        limit=_CANDIDATES,
-    )
-    tried: set[str] = set()
     refused: WrennError | None = None
-    while host := place.choose(
-        candidates,
-        vcpus=wanted.vcpus,
-        memory_mb=wanted.memory_mb,
-        disk_mb=wanted.disk_mb,
-        room=room,
-        chance=secrets.randbits(32),
-        without=tried,
-    ):
-        tried.add(host.id)
+    async for host in _hosts(cp, wanted, found):
         new = new_row(wanted, found.template_id, found.image, saved.id if saved else None)
         with cp.work.leased([new.id]):
             row = await _insert(cp, new, host.id, claim)
             if row is None:
                 continue  # others were faster
             try:
-                return await _start(cp, row, cp.host(host.id, host.address), wanted.envs)
+                return await _start(cp, row, host, wanted.envs)
             except Unavailable as error:
                 # Nothing runs there: another host may still take it.
                 refused = error
                 if isinstance(error, Uncertain | DatabaseUnavailable):
                     raise
     raise refused or await _no_host(cp, found)
+
+
+async def _hosts(cp: ControlPlane, wanted: Wanted, found: Resolved) -> AsyncGenerator[Host]:
+    """Hosts that it fits on, the best first. A snapshot is started on the host that holds it, and where that cannot be,
+    on one that fetches it from the object store."""
+    snapshot = found.snapshot
+    rounds: list[tuple[str | None, place.Saved | None]] = [
+        (snapshot.host_id or "" if snapshot else None, None)
+    ]
+    if snapshot is not None and snapshot.stored_in and snapshot.stored_machine:
+        rounds.append(
+            (None, place.Saved(snapshot.stored_in, snapshot.stored_machine, memory=snapshot.memory))
+        )
+    tried: set[str] = set()
+    for host_id, saved in rounds:
+        candidates = await placement.choices(
+            cp.db,
+            image=found.image,
+            host_id=host_id,
+            store=saved.store if saved else None,
+            vcpus=wanted.vcpus,
+            memory_mb=wanted.memory_mb,
+            disk_mb=wanted.disk_mb,
+            room=cp.config.room,
+            limit=_CANDIDATES,
+        )
+        while host := place.choose(
+            candidates,
+            vcpus=wanted.vcpus,
+            memory_mb=wanted.memory_mb,
+            disk_mb=wanted.disk_mb,
+            room=cp.config.room,
+            chance=secrets.randbits(32),
+            without=tried,
+            saved=saved,
+        ):
+            tried.add(host.id)
+            yield cp.host(host.id, host.address)
 
 
 async def _insert(cp: ControlPlane, new: New, host_id: str, claim: Claim | None) -> SandboxRow | None:

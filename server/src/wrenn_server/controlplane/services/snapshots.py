@@ -84,6 +84,10 @@ async def remove(cp: ControlPlane, row: SnapshotRow) -> None:
             raise Unavailable(f"the host of snapshot {row.id} is not reachable")
         if host is not None:
             await cp.hosts.delete_snapshot(cp.host(host.id, host.address), row.id)
+    if row.stored_in is not None:
+        for other in await db_hosts.listing(cp.db):  # who has fetched it
+            if other.status == "online" and other.store == row.stored_in and other.id != row.host_id:
+                await cp.hosts.delete_snapshot(cp.host(other.id, other.address), row.id)
     await db_snapshots.delete(cp.db, row.id)
 
 

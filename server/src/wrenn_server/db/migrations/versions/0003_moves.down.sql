@@ -1,0 +1,12 @@
+ALTER TABLE snapshots
+    DROP COLUMN stored_in,
+    DROP COLUMN stored_machine;
+ALTER TABLE sandboxes
+    DROP COLUMN stored_in,
+    DROP COLUMN stored_machine,
+    DROP COLUMN stored_generation,
+    DROP COLUMN saved_generation;
+ALTER TABLE hosts
+    DROP COLUMN draining,
+    DROP COLUMN store,
+    DROP COLUMN machine;
