@@ -20,6 +20,7 @@ from wrenn_server.controlplane.api import app as api
 from wrenn_server.controlplane.certificate import Certificate
 from wrenn_server.controlplane.config import Config, Tls
 from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.reconcile import drains as reconcile_drains
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
 from wrenn_server.controlplane.reconcile import samples as reconcile_samples
@@ -118,6 +119,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             ("hosts", reconcile_hosts.converge, reconcile_hosts.INTERVAL, None),
             ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),
             ("snapshots", reconcile_snapshots.converge, reconcile_snapshots.INTERVAL, None),
+            ("drains", reconcile_drains.converge, reconcile_drains.INTERVAL, None),
             ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
             ("samples", reconcile_samples.converge, reconcile_samples.INTERVAL, None),
             ("seen", write_seen, seen.INTERVAL, None),

@@ -341,6 +341,7 @@ class Host(Struct, kw_only=True):
     accelerated: bool
     version: str
     templates: list[str]
+    draining: Annotated[bool, Meta(description="It is to become empty, and takes nothing new")]
     sandboxes: int
     cpus_reserved: int
     memory_mb_reserved: int

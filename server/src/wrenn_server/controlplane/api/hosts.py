@@ -8,7 +8,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
 from wrenn_server.controlplane.api.auth import Agent, Cp, Who
-from wrenn_server.controlplane.services import hosts
+from wrenn_server.controlplane.services import drains, hosts
 from wrenn_server.wire import agent
 
 
@@ -44,6 +44,19 @@ async def delete_one(
     await hosts.delete(cp, host_id, force=force)
 
 
+@post("/v1/hosts/{host_id:str}/drain", operation_id="drainHost", tags=["hosts"], status_code=200)
+async def drain(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.Host:
+    """Move everything away from a host: nothing new is placed there, running sandboxes go on on others with the same id
+    and URL, paused ones rest there. It is done when the host has no sandboxes any more."""
+    return shape.host(await drains.begin(cp, host_id))
+
+
+@delete("/v1/hosts/{host_id:str}/drain", operation_id="undrainHost", tags=["hosts"], status_code=200)
+async def undrain(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.Host:
+    """Let a host take part again. What has moved stays where it is."""
+    return shape.host(await drains.cancel(cp, host_id))
+
+
 @post("/v1/hosts/{host_id:str}/token", operation_id="createHostToken", tags=["hosts"])
 async def token(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.HostCreated:
     """Another registration token, for a host whose registration failed or whose credentials were lost."""
@@ -63,4 +76,4 @@ async def heartbeat(cp: Cp, host: Agent, host_id: FromPath[str], data: JSONBody[
     await hosts.heartbeat(cp, host, data)
 
 
-ADMIN_ROUTES = [create, listing, get_one, delete_one, token]
+ADMIN_ROUTES = [create, listing, get_one, delete_one, drain, undrain, token]

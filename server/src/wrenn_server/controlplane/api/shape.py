@@ -171,6 +171,7 @@ def host(row: HostRow) -> schema.Host:
         accelerated=row.accelerated,
         version=row.version,
         templates=row.templates,
+        draining=row.draining,
         sandboxes=row.sandboxes,
         cpus_reserved=row.cpus_reserved,
         memory_mb_reserved=row.memory_mb_reserved,

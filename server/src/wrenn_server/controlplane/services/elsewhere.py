@@ -9,6 +9,7 @@ from wrenn_server.controlplane.scheduler import place
 from wrenn_server.controlplane.scheduler.place import Saved
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import placement
+from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow
 
 CANDIDATES = 64
@@ -18,8 +19,20 @@ async def hosts(cp: ControlPlane, row: SandboxRow) -> AsyncGenerator[Host]:
     """Other hosts than its own that a stored sandbox fits on, the best first; each is asked for when those before it had
     no room after all."""
     saved = saved_of(row)
-    if saved is None:
-        return
+    if saved is not None:
+        async for host in _that_fit(cp, row, saved):
+            yield host
+
+
+async def has_room(cp: ControlPlane, row: SandboxRow, host: HostRow) -> bool:
+    """Whether another host could go on with what `host` stores of a sandbox of its own."""
+    saved = Saved(host.store, host.machine, memory=row.saved_memory is not False)
+    async for _ in _that_fit(cp, row, saved):
+        return True
+    return False
+
+
+async def _that_fit(cp: ControlPlane, row: SandboxRow, saved: Saved) -> AsyncGenerator[Host]:
     candidates = await placement.choices(
         cp.db,
         image=row.image,

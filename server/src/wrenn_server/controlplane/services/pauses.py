@@ -43,6 +43,14 @@ async def resume(
     return await cp.work.finish(_resume(cp, team_id, sandbox_id, timeout_sec, memory), f"resume {sandbox_id}")
 
 
+async def go_on(cp: ControlPlane, row: SandboxRow, ttl_sec: float | None) -> SandboxRow:
+    """Resumes one that was paused for a move, with what was left of its time to live. Raises as `resume`.
+
+    :param ttl_sec: None: all of it"""
+    work = _resume(cp, row.team_id, row.id, None, True, ttl_sec=ttl_sec)
+    return await cp.work.finish(work, f"resume {row.id}")
+
+
 async def restore(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int | None) -> SandboxRow:
     """Has a lost sandbox go on from the last pause that is in the object store. What it did since is gone, also when
     its host comes back: that one is told to drop what it has.
@@ -95,6 +103,7 @@ async def _resume(
     memory: bool,
     *,
     before: State = State.PAUSED,
+    ttl_sec: float | None = None,
 ) -> SandboxRow:
     verb = "resume" if before is State.PAUSED else "restore"
     row = await sandboxes.get(cp, team_id, sandbox_id)
@@ -107,7 +116,7 @@ async def _resume(
             generation=resuming.generation,
             access_token=resuming.access_token,
             memory=memory,
-            ttl_sec=resuming.timeout_sec or None,
+            ttl_sec=(ttl_sec or resuming.timeout_sec) if resuming.timeout_sec else None,
             on_timeout=resuming.on_timeout,
             pause_memory=resuming.pause_memory,
             network=resuming.network,
