@@ -27,7 +27,7 @@ from wrenn_server.edge.target import Peer
 from wrenn_server.wire.head import BadHead, Head, parse_request, request_framing
 from wrenn_server.wire.stream import Stream, connect_tcp
 
-HEADS = int(os.environ.get("WRENN_FUZZ_HEADS", "50000"))
+HEADS = int(os.environ.get("WRENN_FUZZ_HEADS", "30000"))
 SEED = int(os.environ.get("WRENN_FUZZ_SEED", random.randrange(2**32)))
 AT_ONCE = 400
 PROBE_LIMIT = 10.0
