@@ -1,11 +1,12 @@
 """The same ends over TLS, on the public side and between control plane and agent."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 
 import pytest
-from unit.edge.loopback import World, exactly, head_of, to_end
+from unit.edge.loopback import World, exactly, head_of, to_end, until
 
 from support.certificates import self_signed
 from wrenn_server.edge.listener import Listener
@@ -54,6 +55,30 @@ async def test_requests_and_their_ends(world: World, contexts: Contexts) -> None
     assert await exactly(killed, 6) == b"1\r\na\r\n"
     listener.abort("sb1")
     assert await to_end(killed) == b""  # without a final chunk
+
+
+async def test_a_client_that_has_left_with_its_request(world: World, contexts: Contexts) -> None:
+    """Request and close_notify come in one piece: nothing is begun for nobody."""
+    server = await world.server()
+    listener = await world.listener(Upstream(connect=server.dial), ssl=contexts[0])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = contexts[1].wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    stream = await world.client(listener)
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            stream.write(outgoing.read())
+            incoming.write(await stream.read())
+    client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.unwrap()
+    stream.write(outgoing.read())
+    await until(lambda: stream.eof or stream.lost)
+    await until(lambda: not listener.connections)
+    assert server.accepted == 0
+    assert world.exchanges == []
 
 
 async def test_tunnel_through_tls(world: World, contexts: Contexts) -> None:
