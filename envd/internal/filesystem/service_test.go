@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	"github.com/wrenn-dev/wrenn/envd/internal/guest"
 	pb "github.com/wrenn-dev/wrenn/envd/internal/pb/filesystem"
@@ -66,6 +67,29 @@ func TestStat(t *testing.T) {
 	wantCode(t, err, connect.CodeNotFound, "file not found: "+dir+"/nope")
 	_, err = s.Stat(ctx, connect.NewRequest(&pb.StatRequest{Path: "a\x00"}))
 	wantCode(t, err, connect.CodeInvalidArgument, "NUL")
+}
+
+func TestMetadataIsTold(t *testing.T) {
+	s, dir := newService(t)
+	file := filepath.Join(dir, "a")
+	must(t, os.WriteFile(file, nil, 0o644))
+	must(t, os.Symlink("a", dir+"/link"))
+	for name, value := range map[string]string{"user.e2b.owner": "me", "user.e2b.kind": "\xff", "user.other": "x"} {
+		if err := unix.Setxattr(file, name, []byte(value), 0); err != nil {
+			t.Skipf("no user attributes here: %v", err)
+		}
+	}
+	want := map[string]string{"owner": "me", "kind": "\uFFFD"}
+	if got := s.entry(t, file).GetMetadata(); !reflect.DeepEqual(got, want) {
+		t.Errorf("stat: %v", got)
+	}
+	answer, err := s.ListDir(ctx, connect.NewRequest(&pb.ListDirRequest{Path: dir}))
+	must(t, err)
+	for _, entry := range answer.Msg.GetEntries() {
+		if got := entry.GetMetadata(); entry.GetName() == "a" != reflect.DeepEqual(got, want) {
+			t.Errorf("list: %s %v", entry.GetName(), got)
+		}
+	}
 }
 
 func TestStatOfLinks(t *testing.T) {
