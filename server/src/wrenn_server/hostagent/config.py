@@ -14,6 +14,8 @@ from wrenn_server.model.address import Address
 T = TypeVar("T")
 
 DEFAULT_LISTEN = ":50051"
+CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_")
+"""Prefixes of variables that configure object stores."""
 DRIVERS = ("auto", "firecracker", "qemu")
 
 
@@ -132,6 +134,11 @@ def load(environ: Mapping[str, str], address: str | None = None) -> Config:
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which clients of object stores are configured."""
+    return {name: value for name, value in environ.items() if name.startswith(CREDENTIALS)}
 
 
 def _path(text: str) -> Path:

@@ -47,7 +47,10 @@ def run(
         HOST:PORT under which the control plane reaches this agent.
     """
     try:
-        settings = config.load({**_env_file(Path(".env")), **os.environ}, address)
+        environ = {**_env_file(Path(".env")), **os.environ}
+        settings = config.load(environ, address)
+        # What the object store's client looks for, it looks for there.
+        os.environ.update(config.credentials(environ))
     except (ConfigError, OSError) as error:
         return _give_up(str(error), 2)
     if os.geteuid() != 0:

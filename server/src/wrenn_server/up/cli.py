@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from wrenn_server.up import doctor, start
+from wrenn_server.up import doctor, hosts, start
 from wrenn_server.up import down as taking_down
 from wrenn_server.up.demo import show
 from wrenn_server.up.settings import Settings, from_environment
@@ -123,10 +124,35 @@ def demo() -> None:
     sys.exit(asyncio.run(show(console)))
 
 
+def host(
+    action: Literal["list", "drain", "undrain"],
+    host_id: str | None = None,
+    /,
+    *,
+    wait: bool = True,
+    data_dir: Path | None = None,
+) -> None:
+    """List the hosts, move every sandbox away from one (drain), or let it take part again (undrain).
+
+    As the administrator: WRENN_BASE_URL, WRENN_ADMIN_EMAIL and WRENN_ADMIN_PASSWORD, or the file that `wrenn up` wrote.
+
+    :param action: list, drain or undrain.
+    :param host_id: Which one, for drain and undrain.
+    :param wait: Of drain: return when the host is empty.
+    :param data_dir: Where wrenn.env is (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    """
+    try:
+        asyncio.run(hosts.act(settings_of(data_dir), console, action, host_id, wait=wait))
+    except hosts.Refused as error:
+        console.print(f"[red]wrenn host:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
 commands: list[tuple[str, Callable[..., None]]] = [
     ("up", up),
     ("down", down),
     ("doctor", check),
     ("demo", demo),
+    ("host", host),
 ]
 """Name and function of each; the command line adds them as they are."""

@@ -29,6 +29,8 @@ class Settings:
     tls_listen: str | None = None
     network: str = "10.213.0.0/16"
     uid_base: int = 20000
+    object_store: str | None = None
+    """Where paused sandboxes and snapshots go for other hosts; None: they stay on this machine."""
     warm: int = 2
     """Restored VMs that wait for the next creates."""
 
@@ -71,6 +73,7 @@ def from_environment(environment: dict[str, str], **given: object) -> Settings:
         "database_url": "DATABASE_URL",
         "vmm": "AGENT_VMM",
         "network": "AGENT_NETWORK",
+        "object_store": "AGENT_OBJECT_STORE",
         "domain": "CP_PROXY_DOMAIN",
         "tls_listen": "CP_TLS_LISTEN_ADDR",
     }.items():

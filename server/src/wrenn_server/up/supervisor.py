@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from wrenn_server.hostagent import config as agent_config
 from wrenn_server.linux import child
 from wrenn_server.obs import logs
 from wrenn_server.up import environment
@@ -143,6 +144,8 @@ def agent_environment(settings: Settings) -> dict[str, str]:
         "AGENT_NETWORK": settings.network,
         "AGENT_UID_BASE": str(settings.uid_base),
         "AGENT_WARM": str(settings.warm),
+        "AGENT_OBJECT_STORE": settings.object_store or "",
+        **agent_config.credentials(os.environ),
     }
 
 
