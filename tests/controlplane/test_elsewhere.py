@@ -139,9 +139,8 @@ async def test_a_resume_that_fails_elsewhere_loses_nothing(world: World, objects
             assert sandbox_id in first.host.held, "the only copy that anybody can reach"
             objects.failing = None
             assert (await resume(world, sandbox_id)).status_code == 200
-            assert second.host.held[sandbox_id].report.generation == 3
-            await first.beat()
-            assert sandbox_id not in first.host.held
+            assert first.host.held[sandbox_id].report.generation == 3, "where it never left"
+            assert sandbox_id not in second.host.held
 
 
 async def test_a_host_that_cannot_be_reached_is_not_waited_for(world: World, objects: SimulatedStore) -> None:
@@ -271,3 +270,35 @@ async def test_a_host_that_is_removed_takes_nothing_stored_with_it(
         assert await world.state(sandbox_id) == "paused"
         assert (await resume(world, sandbox_id)).status_code == 200
         assert sandbox_id in second.host.held
+
+
+async def test_a_host_that_refuses_it_is_passed_over(world: World, objects: SimulatedStore) -> None:
+    async with another(world, objects) as first:
+        sandbox_id = await paused(world, first)
+        async with another(world, objects) as second, another(world, objects) as third:
+            await lose(world, first)
+            refusing = [second, third]
+
+            async def refuse(command: Command, id: str) -> None:
+                if command is Command.RESUME and len(refusing) == 2:
+                    refusing.pop()
+                    raise Unavailable("another team uses this host", code="emulated_tenants")
+
+            second.host.before = third.host.before = refuse
+            assert (await resume(world, sandbox_id)).status_code == 200
+            assert await world.state(sandbox_id) == "running"
+            running = [a for a in (second, third) if a.host.held[sandbox_id].report.state is State.RUNNING]
+            assert [agent.host.held[sandbox_id].report.generation for agent in running] == [3]
+            for agent in (first, second, third):
+                await agent.beat()
+            assert [a for a in (first, second, third) if sandbox_id in a.host.held] == running
+
+
+async def test_what_is_stored_is_written_once(world: World, objects: SimulatedStore) -> None:
+    async with another(world, objects) as first:
+        sandbox_id = await paused(world, first)
+        before = await world.cp.db.fetchval("SELECT xmin::text FROM sandboxes WHERE id = $1", sandbox_id)
+        await first.beat()
+        assert (
+            await world.cp.db.fetchval("SELECT xmin::text FROM sandboxes WHERE id = $1", sandbox_id) == before
+        )

@@ -7,6 +7,20 @@ from wrenn_server.db.pool import Executor, rows
 from wrenn_server.db.sandboxes import LEASE_SEC, SandboxRow
 
 
+async def hold(db: Executor, sandbox_id: str, generation: int) -> bool:
+    """Takes a row that nobody works on, to be given back by `release`. False: somebody does, or it has changed."""
+    return (
+        await db.execute(
+            """UPDATE sandboxes SET check_after = now() + make_interval(secs => $3)
+                WHERE id = $1 AND generation = $2 AND check_after IS NULL""",
+            sandbox_id,
+            generation,
+            LEASE_SEC,
+        )
+        != "UPDATE 0"
+    )
+
+
 async def look_into(db: Executor, ids: Sequence[str]) -> None:
     """The reconciler shall ask the hosts about these, unless somebody works on them anyway."""
     await db.execute(

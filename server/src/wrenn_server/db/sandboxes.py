@@ -346,6 +346,8 @@ async def note_stored(db: Executor, host_id: str, store: str, found: Sequence[tu
              FROM (SELECT s.id, f.generation, f.machine
                      FROM unnest($3::text[], $4::int[], $5::text[]) AS f (id, generation, machine)
                      JOIN sandboxes s ON s.id = f.id AND s.host_id = $1 AND s.saved_generation = f.generation
+                      AND (s.stored_generation, s.stored_machine, s.stored_in)
+                          IS DISTINCT FROM (f.generation, f.machine, $2)
                     ORDER BY s.id FOR UPDATE OF s) f
             WHERE s.id = f.id""",
         host_id,
@@ -354,6 +356,20 @@ async def note_stored(db: Executor, host_id: str, store: str, found: Sequence[tu
         [generation for _, generation, _ in found],
         [machine for _, _, machine in found],
     )
+
+
+async def take_back(db: Executor, resuming: SandboxRow, host_id: str | None) -> SandboxRow | None:
+    """resuming → paused, where it was before: the other host has refused it, and nothing of it runs there. None: it is
+    not resuming any more."""
+    record = await db.fetchrow(
+        """UPDATE sandboxes SET state = 'paused', host_id = (SELECT id FROM hosts WHERE id = $3), reason = NULL,
+                  message = NULL, updated_at = now(), check_after = NULL
+            WHERE id = $1 AND generation = $2 AND state = 'resuming' RETURNING *""",
+        resuming.id,
+        resuming.generation,
+        host_id,
+    )
+    return row(record, SandboxRow)
 
 
 async def move(db: Executor, seen: SandboxRow, host_id: str, room: Room) -> bool:

@@ -17,6 +17,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
 from wrenn_server.controlplane.services import elsewhere, hosts, pauses
 from wrenn_server.db import hosts as db_hosts
+from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.hosts import HostRow
@@ -103,7 +104,16 @@ async def _running(cp: ControlPlane, host: HostRow, where: Host, row: SandboxRow
 
 
 async def _resting(cp: ControlPlane, host: HostRow, where: Host, row: SandboxRow) -> None:
-    await _store(cp, host, where, row)
+    if not await leases.hold(cp.db, row.id, row.generation):
+        return  # another control plane is at it
+    try:
+        await _store(cp, host, where, row)
+        await _fetch_elsewhere(cp, host, row)
+    finally:
+        await leases.release(cp.db, row.id, row.generation, None)
+
+
+async def _fetch_elsewhere(cp: ControlPlane, host: HostRow, row: SandboxRow) -> None:
     stored = await db_sandboxes.get(cp.db, row.id)
     if stored is None or stored.state is not State.PAUSED or stored.stored_generation is None:
         return
@@ -111,10 +121,15 @@ async def _resting(cp: ControlPlane, host: HostRow, where: Host, row: SandboxRow
         await cp.hosts.fetch(target, row.id, stored.stored_generation)
         if await db_sandboxes.move(cp.db, stored, target.id, cp.config.room):
             log.info("moved", action="moved", sandbox_id=row.id, before=host.id, after=target.id)
-            await pauses.forget(cp, stored)
-        else:  # resumed or killed meanwhile, or no room after all
+            await pauses.forget(cp, row.id, host.id, stored.generation)
+        elif not await _is_on(cp, row.id, target):  # resumed or killed meanwhile, or no room after all
             await cp.hosts.kill(target, row.id, stored.stored_generation, elsewhere=True)
         return
+
+
+async def _is_on(cp: ControlPlane, sandbox_id: str, host: Host) -> bool:
+    now = await db_sandboxes.get(cp.db, sandbox_id)
+    return now is not None and now.host_id == host.id
 
 
 async def _store(cp: ControlPlane, host: HostRow, where: Host, row: SandboxRow) -> None:

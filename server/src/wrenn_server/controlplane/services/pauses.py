@@ -1,10 +1,12 @@
 """Pausing and resuming: rules and order of steps, as in `sandboxes.py`. A failed pause leaves the sandbox running, a
 failed resume leaves it paused; what is true is what the host says."""
 
+from collections.abc import Collection
+
 import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.hosts_client import Host, Unreachable
+from wrenn_server.controlplane.hosts_client import Host, Uncertain
 from wrenn_server.controlplane.services import elsewhere, outcomes, sandboxes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import sandboxes as db_sandboxes
@@ -110,40 +112,61 @@ async def _resume(
     sandboxes.demand(row, before, verb)
     if before is State.LOST and row.stored_generation is None:
         raise Conflict(f"cannot restore sandbox {row.id}: nothing of it is in the object store")
+    own = row.host_id
+    tried: set[str] = set()
+    refused: WrennError | None = None
     with cp.work.leased([row.id]):
-        resuming, host = await _begin(cp, row, timeout_sec, before, verb)
-        message = agent.Resume(
-            generation=resuming.generation,
-            access_token=resuming.access_token,
-            memory=memory,
-            ttl_sec=(ttl_sec or resuming.timeout_sec) if resuming.timeout_sec else None,
-            on_timeout=resuming.on_timeout,
-            pause_memory=resuming.pause_memory,
-            network=resuming.network,
-            stored=resuming.stored_generation if resuming.is_stored else None,
-        )
-        try:
-            report = await cp.hosts.resume(host, row.id, message)
-        except WrennError as error:
-            log.warning("resume failed", action="resume_failed", sandbox_id=row.id, error=error.message)
-            if isinstance(error, Unreachable) and resuming.is_stored:
-                await _take_back(cp, resuming)
-                raise
-            raise await outcomes.failed(cp, resuming, host, error, "resume") from error
-        running = await outcomes.started(cp, resuming, host, report)
-        if row.host_id not in (None, host.id):
-            cp.work.later(forget(cp, row), f"forget {row.id}")
-        return running
+        while True:
+            resuming, host = await _begin(cp, row, timeout_sec, before, tried, refused)
+            message = agent.Resume(
+                generation=resuming.generation,
+                access_token=resuming.access_token,
+                memory=memory,
+                ttl_sec=(ttl_sec or resuming.timeout_sec) if resuming.timeout_sec else None,
+                on_timeout=resuming.on_timeout,
+                pause_memory=resuming.pause_memory,
+                network=resuming.network,
+                stored=resuming.stored_generation if resuming.is_stored else None,
+            )
+            try:
+                report = await cp.hosts.resume(host, row.id, message)
+            except WrennError as error:
+                log.warning("resume failed", action="resume_failed", sandbox_id=row.id, error=error.message)
+                if host.id == own or not resuming.is_stored or not _is_refusal(error):
+                    raise await outcomes.failed(cp, resuming, host, error, "resume") from error
+                row = await db_sandboxes.take_back(cp.db, resuming, own) or row
+                before, refused = State.PAUSED, error
+                tried.add(host.id)
+                continue
+            running = await outcomes.started(cp, resuming, host, report)
+            if own not in (None, host.id):
+                cp.work.later(forget(cp, row.id, own, resuming.generation - 1), f"forget {row.id}")
+            return running
+
+
+def _is_refusal(error: WrennError) -> bool:
+    """Nothing runs there, and another host may do it."""
+    return isinstance(error, Unavailable) and not isinstance(error, Uncertain)
 
 
 async def _begin(
-    cp: ControlPlane, row: SandboxRow, timeout_sec: int | None, before: State, verb: str
+    cp: ControlPlane,
+    row: SandboxRow,
+    timeout_sec: int | None,
+    before: State,
+    tried: Collection[str],
+    refused: WrennError | None,
 ) -> tuple[SandboxRow, Host]:
-    """:raises Unavailable: nobody has room for it; :raises Conflict: it is not as it was"""
+    """
+    :param tried: hosts that have refused it, the last one with `refused`
+    :raises Unavailable: nobody has room for it; :raises Conflict: it is not as it was
+    """
     found = elsewhere.for_resume(cp, row) if before is State.PAUSED else elsewhere.hosts(cp, row)
     asked = False
     async for host in found:
         asked = True
+        if host.id in tried:
+            continue
         resuming = await db_sandboxes.begin_resume(
             cp.db,
             row.id,
@@ -156,29 +179,19 @@ async def _begin(
         if resuming is not None:
             return resuming, host
         now = await db_sandboxes.get(cp.db, row.id) or row
-        sandboxes.demand(now, before, verb)
+        sandboxes.demand(now, before, "resume" if before is State.PAUSED else "restore")
         if now.generation != row.generation:
             raise sandboxes.changed(row)
+    if refused is not None:
+        raise refused
     if before is State.PAUSED and not asked:
         await sandboxes.host_of(cp, row)
     raise Unavailable(f"no host has room for sandbox {row.id} now", code="no_hosts_available")
 
 
-async def _take_back(cp: ControlPlane, resuming: SandboxRow) -> None:
-    """Its host was not reached, so nothing of it runs there: it rests in the object store, for another one."""
-    await db_sandboxes.settle(
-        cp.db,
-        resuming.id,
-        resuming.generation,
-        [State.RESUMING],
-        State.PAUSED,
-        saved_memory=resuming.saved_memory,
-    )
-
-
-async def forget(cp: ControlPlane, row: SandboxRow) -> None:
-    """The host of `row`, which is not the sandbox's any more, drops what it has of it. If this fails, its next heartbeat
-    shows what is left, and it is tried again."""
-    host = await db_hosts.get(cp.db, row.host_id) if row.host_id else None
+async def forget(cp: ControlPlane, sandbox_id: str, host_id: str | None, generation: int) -> None:
+    """A host that had a sandbox drops what it has of it. If this fails, its next heartbeat shows what is left, and it is
+    tried again."""
+    host = await db_hosts.get(cp.db, host_id) if host_id else None
     if host is not None and host.status == "online":
-        await cp.hosts.kill(cp.host(host.id, host.address), row.id, row.generation, elsewhere=True)
+        await cp.hosts.kill(cp.host(host.id, host.address), sandbox_id, generation, elsewhere=True)
