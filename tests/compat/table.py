@@ -16,8 +16,8 @@ Written by `pytest tests/compat`, which runs the packages as published against a
 
 Each cell tells *loopback / domain*. Loopback: one plain-HTTP port, `E2B_API_URL` and `E2B_SANDBOX_URL` (`wrenn.env`
 has them). Domain: TLS under a wildcard domain, `E2B_DOMAIN`; the cases whose outcome can depend on it run there
-too. `·` does not depend on the mode and is not run twice; `–` the SDK has no such method. Names are those of the
-Python SDK; JavaScript's are the same in camel case (`pty.send_stdin` is `pty.sendInput`).
+too. `·` does not depend on the mode and is not run twice; `–` the SDK has no such method, or no such way to call it.
+Names are those of the Python SDK; JavaScript's are the same in camel case (`pty.send_stdin` is `pty.sendInput`).
 """
 
 

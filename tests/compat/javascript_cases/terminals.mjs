@@ -73,7 +73,7 @@ export default [
 
   scenario('pty.create', 'control characters: ^C interrupts, ^D ends', async (shared) => {
     const terminal = await new Terminal(await shared.sandbox()).create()
-    await terminal.type('echo $((1+1))-begun; sleep 300\n')
+    await terminal.type("sh -c 'echo $((1+1))-begun; exec sleep 300'\n")
     await terminal.shows('2-begun')
     await terminal.type('\x03')
     await terminal.type('echo $((40+2))\n')
