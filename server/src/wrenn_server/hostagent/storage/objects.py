@@ -56,7 +56,11 @@ class Objects:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return cls(LocalStore(folder), folder)
         try:
-            return cls(from_url(url, client_options={"timeout": _TIMEOUT}), None)
+            endpoints = (os.environ.get(name, "") for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL"))
+            plain = any(
+                endpoint.startswith("http://") for endpoint in endpoints
+            )  # whoever wrote that means it
+            return cls(from_url(url, client_options={"timeout": _TIMEOUT, "allow_http": plain}), None)
         except (BaseError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"the object store cannot be used: {reason}") from error
