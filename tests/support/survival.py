@@ -42,7 +42,7 @@ class HealthWatch:
                 break
             time.sleep(0.01)  # there is no event that crosses the boundary of a VM
         took = time.monotonic() - began
-        held_up = sum(now - waited.get(thread, 0) for thread, now in self._waited().items())
+        held_up = max((now - waited.get(thread, 0) for thread, now in self._waited().items()), default=0.0)
         self.seconds.append(took - held_up)
 
     @staticmethod
