@@ -23,7 +23,9 @@ const mib = 1 << 20
 // below the machine's, so that a fork bomb or a memory hog ends there. Every program gets a leaf of its own
 // in `user`: one write kills all of it, wherever its descendants went.
 //
-// Leaves have no controllers: a memory controller for each would leave a dying memcg behind every short
+// The leaves share the processor evenly, so a program finds room beside one of a thousand busy processes. envd needs
+// that itself: Go's fork holds all of it up until the child, which is in its leaf from the start, has got to its exec.
+// They have no other controllers: a memory controller for each would leave a dying memcg behind every short
 // program for as long as a page of its cache lives.
 type Cgroups struct {
 	envd  string
@@ -98,6 +100,9 @@ func SetupCgroups(root string) (*Cgroups, error) {
 		} else if set.name == "memory.max" {
 			c.limit = want.userMax
 		}
+	}
+	if err := writeFile(filepath.Join(c.user, "cgroup.subtree_control"), "+cpu"); err != nil {
+		log.Printf("cgroup controller cpu of programs: %v", err)
 	}
 	old, err := filepath.Glob(filepath.Join(c.user, "p*"))
 	if err != nil {
