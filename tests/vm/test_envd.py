@@ -392,6 +392,12 @@ async def test_a_tunnel_to_a_port_of_the_loopback(machine: Machine, address: str
                     break
 
 
+async def test_programs_share_the_processor(machine: Machine) -> None:
+    """Each has a share of its own, whatever number of processes others have."""
+    weight = 'cat "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cpu.weight"'
+    assert await machine.output(weight) == "100\n"
+
+
 async def test_groups_of_a_user(machine: Machine) -> None:
     before = (await machine.output("id -Gn")).split()
     await machine.output("usermod -aG audio,games user", user="root")
