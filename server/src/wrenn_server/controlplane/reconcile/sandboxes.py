@@ -13,6 +13,7 @@ from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason, State
 
@@ -42,6 +43,7 @@ async def converge(cp: ControlPlane) -> None:
 
 async def _one(cp: ControlPlane, row: SandboxRow) -> None:
     with cp.work.leased([row.id]):
+        crash_point("reconcile.claimed")
         try:
             delay = await _settle(cp, row)
         except WrennError as error:
@@ -62,6 +64,7 @@ async def _settle(cp: ControlPlane, row: SandboxRow) -> float | None:
         return RETRY_SEC if row.state.is_transitional else None
     where = cp.host(host.id, host.address)
     report = await cp.hosts.get(where, row.id)
+    crash_point("reconcile.host_answered")
     decision = decide.from_report(row, report) if report else decide.absent(row, datetime.now(UTC))
     log.info(
         "looked into",
@@ -71,6 +74,7 @@ async def _settle(cp: ControlPlane, row: SandboxRow) -> float | None:
         decision=type(decision).__name__,
     )
     await outcomes.apply(cp, row, where, decision)
+    crash_point("reconcile.applied")
     return RETRY_SEC if isinstance(decision, decide.Wait) or _open(row, decision) else None
 
 

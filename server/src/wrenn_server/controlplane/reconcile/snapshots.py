@@ -6,6 +6,7 @@ import structlog
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import snapshots
 from wrenn_server.db import snapshots as db_snapshots
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 
 INTERVAL = 2.0
@@ -20,8 +21,10 @@ async def converge(cp: ControlPlane) -> None:
         if cp.work.is_leased(row.id):
             continue  # our own work, whose lease could not be extended in time
         with cp.work.leased([row.id]):
+            crash_point("reconcile_snapshot.claimed")
             if not await db_snapshots.give_up(cp.db, row.id):
                 continue
+            crash_point("reconcile_snapshot.given_up")
             try:
                 await snapshots.remove(cp, row)
             except WrennError as error:

@@ -8,6 +8,7 @@ from wrenn_server.controlplane.hosts_client import Host
 from wrenn_server.controlplane.services import outcomes, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal, Unavailable, WrennError
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent
@@ -76,6 +77,7 @@ async def _fork(
                 f"the host of sandbox {source.id} has no room for {count} more like it",
                 code="no_hosts_available",
             )
+        crash_point("fork.rows_written")
         targets = [
             agent.ForkTarget(
                 id=row.id,
@@ -94,6 +96,7 @@ async def _fork(
             for row in inserted:
                 await outcomes.start_failed(cp, row, host, error)
             raise await outcomes.failed(cp, source, host, error, "fork") from error
+        crash_point("fork.host_answered")
         results = {result.id: result for result in report.results}
         return [await _forked(cp, row, host, results.get(row.id)) for row in inserted]
 
@@ -101,7 +104,9 @@ async def _fork(
 async def _forked(cp: ControlPlane, row: SandboxRow, host: Host, result: agent.ForkResult | None) -> Forked:
     try:
         if result is not None and result.report is not None:
-            return Forked(await outcomes.started(cp, row, host, result.report), None)
+            running = await outcomes.started(cp, row, host, result.report)
+            crash_point("fork.row_settled")
+            return Forked(running, None)
         error: WrennError = Internal("the host did not fork this one", code="agent_error")
         if result is not None and result.error_message:
             error = Internal(result.error_message, code=result.error_code)

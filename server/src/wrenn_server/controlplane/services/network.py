@@ -4,6 +4,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import egress, outcomes, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, WrennError
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent
@@ -27,10 +28,12 @@ async def _update(cp: ControlPlane, team_id: str, sandbox_id: str, network: agen
         if row.state is State.RUNNING:
             if not await _tell(cp, row, network):
                 continue
+            crash_point("network.host_answered")
         elif row.state is not State.PAUSED:
             raise Conflict(f"cannot change the network of sandbox {row.id}: it is {row.state}")
         updated = await db_sandboxes.set_network(cp.db, row, network)
         if updated is not None:
+            crash_point("network.row_settled")
             return updated
 
 

@@ -11,6 +11,7 @@ from wrenn_server.controlplane.services import elsewhere, outcomes, sandboxes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, Unavailable, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent
@@ -75,6 +76,7 @@ async def _pause(
         pausing = await db_sandboxes.begin(cp.db, row.id, row.generation, [State.RUNNING], State.PAUSING)
         if pausing is None:
             raise sandboxes.changed(row)
+        crash_point("pause.row_written")
         cp.routes.forget(row.id)
         try:
             message = agent.Pause(generation=row.generation, memory=memory)
@@ -82,6 +84,7 @@ async def _pause(
         except WrennError as error:
             log.warning("pause failed", action="pause_failed", sandbox_id=row.id, error=error.message)
             raise await outcomes.failed(cp, pausing, host, error, "pause") from error
+        crash_point("pause.host_answered")
         paused = await db_sandboxes.settle(
             cp.db,
             row.id,
@@ -92,6 +95,7 @@ async def _pause(
             saved_memory=report.saved_memory,
             saved_generation=report.saved_generation,
         )
+        crash_point("pause.row_settled")
         if paused is None:
             raise sandboxes.changed(row)
         return paused
@@ -118,6 +122,7 @@ async def _resume(
     with cp.work.leased([row.id]):
         while True:
             resuming, host = await _begin(cp, row, timeout_sec, before, tried, refused)
+            crash_point("resume.row_written")
             message = agent.Resume(
                 generation=resuming.generation,
                 access_token=resuming.access_token,
@@ -138,7 +143,9 @@ async def _resume(
                 before, refused = State.PAUSED, error
                 tried.add(host.id)
                 continue
+            crash_point("resume.host_answered")
             running = await outcomes.started(cp, resuming, host, report)
+            crash_point("resume.row_settled")
             if own not in (None, host.id):
                 cp.work.later(forget(cp, row.id, own, resuming.generation - 1), f"forget {row.id}")
             return running

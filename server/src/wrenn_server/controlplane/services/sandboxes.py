@@ -23,6 +23,7 @@ from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.pool import DatabaseUnavailable
 from wrenn_server.db.sandboxes import New, SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import (
     Conflict,
     Forbidden,
@@ -170,6 +171,7 @@ async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None) -> Sand
             row = await _insert(cp, new, host.id, claim)
             if row is None:
                 continue  # others were faster
+            crash_point("create.row_written")
             try:
                 return await _start(cp, row, host, wanted.envs)
             except Unavailable as error:
@@ -310,7 +312,10 @@ async def _start(cp: ControlPlane, row: SandboxRow, host: Host, envs: Mapping[st
     except WrennError as error:
         await outcomes.start_failed(cp, row, host, error)
         raise outcomes.as_answer(error, "start") from error
-    return await outcomes.started(cp, row, host, report)
+    crash_point("create.host_answered")
+    running = await outcomes.started(cp, row, host, report)
+    crash_point("create.row_settled")
+    return running
 
 
 # Kill
@@ -327,6 +332,7 @@ async def _kill(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
             )
             if killing is None:
                 continue  # it changed under us: look again
+            crash_point("kill.row_written")
             cp.routes.forget(row.id)
             return await end(cp, killing)
 
@@ -340,9 +346,11 @@ async def end(cp: ControlPlane, row: SandboxRow) -> None:
         # What is wanted is written down: the reconciler goes on with it.
         log.warning("kill is left for later", action="kill_deferred", sandbox_id=row.id, error=error.message)
         return
+    crash_point("kill.host_answered")
     await db_sandboxes.settle(
         cp.db, row.id, row.generation, [State.KILLING], State.KILLED, reason=row.reason or Reason.USER
     )
+    crash_point("kill.row_settled")
 
 
 # Errors

@@ -12,6 +12,7 @@ from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.snapshots import SnapshotRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, Forbidden, NotFound, Unavailable, WrennError
 from wrenn_server.model.ids import new_snapshot_id, parse_snapshot_id
 from wrenn_server.model.sandbox import State
@@ -88,7 +89,9 @@ async def remove(cp: ControlPlane, row: SnapshotRow) -> None:
         for other in await db_hosts.listing(cp.db):  # who has fetched it
             if other.status == "online" and other.store == row.stored_in and other.id != row.host_id:
                 await cp.hosts.delete_snapshot(cp.host(other.id, other.address), row.id)
+    crash_point("delete.host_answered")
     await db_snapshots.delete(cp.db, row.id)
+    crash_point("delete.row_removed")
 
 
 async def _create(
@@ -104,6 +107,7 @@ async def _create(
         )
         if new is None:
             raise sandboxes.changed(source)
+        crash_point("snapshot.row_written")
         message = agent.Snapshot(generation=source.generation, id=snapshot_id, memory=memory)
         try:
             report = await cp.hosts.snapshot(host, source.id, message)
@@ -114,10 +118,12 @@ async def _create(
             if await db_snapshots.give_up(cp.db, snapshot_id):
                 cp.work.later(_remove(cp, new), f"clear up {snapshot_id}")
             raise await outcomes.failed(cp, source, host, error, "snapshot") from error
+        crash_point("snapshot.host_answered")
         async with cp.db.transaction() as tx:
             settled = await db_snapshots.settle(tx, snapshot_id, report.size_bytes)
             if settled and name is not None:
                 await templates.put(tx, team_id, *name, snapshot_id)
+        crash_point("snapshot.row_settled")
         made = await db_snapshots.get(cp.db, snapshot_id) if settled else None
         if made is None:
             raise Unavailable(f"the snapshot of sandbox {source.id} took too long and was given up")
@@ -141,6 +147,7 @@ async def _delete(cp: ControlPlane, team_id: str, text: str) -> None:
             await db_templates.untag(tx, ids)
             if template_id is not None:
                 await db_templates.delete(tx, template_id)
+        crash_point("delete.rows_written")
         for row in rows:
             await _remove(cp, row)
 

@@ -11,6 +11,7 @@ from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import outcomes, pauses, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent
@@ -53,11 +54,13 @@ async def _change(
             report = await _tell(cp, row, timeout_sec, extend=extend)
             if report is None:
                 continue
+            crash_point("timeout.host_answered")
             expires = decide.expires_at(report)
         elif extend or row.state is not State.PAUSED:
             raise Conflict(f"cannot change the timeout of sandbox {row.id}: it is {row.state}")
         updated = await db_sandboxes.set_timeout(cp.db, row, after, expires)
         if updated is not None:
+            crash_point("timeout.row_settled")
             return updated
 
 
@@ -94,6 +97,7 @@ async def _expire(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
         )
         if killing is None:
             raise sandboxes.changed(row)
+        crash_point("expire.row_written")
         cp.routes.forget(row.id)
         await sandboxes.end(cp, killing)
 

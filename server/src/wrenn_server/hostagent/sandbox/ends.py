@@ -8,6 +8,7 @@ from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.messages import Call, failure
 from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.record import Record
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.sandbox import Reason, State
 
 
@@ -26,6 +27,7 @@ class Ends:
         record = self._record
         if record.entry.state is not State.KILLING:
             await record.doom(Reason.USER, elsewhere=by is not None and by.elsewhere)
+        crash_point("kill.vm_ended")
         await self._doom(record.entry)
         try:
             await self._host.files.remove(record.entry.id, keep_journal=by is None)
@@ -37,7 +39,9 @@ class Ends:
         final = record.ended(State.KILLED)
         if by is None:
             await record.note(final)
+            crash_point("expire.recorded")
             return False
+        crash_point("kill.forgotten")
         record.show(final)
         by.done(record.report())
         return True

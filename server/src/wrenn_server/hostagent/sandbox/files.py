@@ -16,6 +16,7 @@ from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.snapshots import Snapshots
 from wrenn_server.hostagent.storage.templates import Templates
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model import ids
 
 TEMPLATE = "tpl-"
@@ -89,6 +90,7 @@ class Files:
         for entry in directory.iterdir():
             if entry.name != JOURNAL:
                 files.remove(entry)
+        crash_point("kill.files_removed")
         if not keep_journal:
             files.remove(directory)
             files.fsync_directory(self.paths.sandboxes)

@@ -40,6 +40,7 @@ from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
 from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.hostagent.sandbox.saving import Saving
 from wrenn_server.hostagent.vmm.base import Vm, VmmError
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal, Unavailable, WrennError
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire.agent import Network, SandboxReport
@@ -174,6 +175,7 @@ class Owner:
                     box = await stack.enter_async_context(begin.open())
                     await self._runs(begin, box)
                 if call is not None:
+                    crash_point("vm.recorded")
                     call.done(self.report())
                 end = await self._serve(box)
         except (Failed, WrennError, VmmError, OSError, Interrupted) as error:
@@ -189,7 +191,7 @@ class Owner:
             case Leave():
                 self._over = True
             case Paused():
-                pass
+                crash_point("pause.vm_ended")
 
     async def _runs(self, begin: Begin, box: Box) -> None:
         lease, entry = begin.lease, begin.entry
@@ -212,6 +214,7 @@ class Owner:
             )
         )
         if saved is not None:
+            crash_point("resume.recorded")
             await self._host.files.snapshots.consume(self.entry.id, saved)
 
     async def _serve(self, box: Box) -> End:
@@ -254,6 +257,7 @@ class Owner:
             match call.command:
                 case Command.KILL:
                     await self._record.doom(Reason.USER, elsewhere=call.elsewhere)
+                    crash_point("kill.intent_written")
                     return Killed(call)
                 case Command.PAUSE:
                     await self._saving.pause(box, memory=call.memory)
@@ -279,8 +283,10 @@ class Owner:
 
     async def _expire(self, box: Box) -> End | None:
         self._log.info("time to live is over", action="expired", then=self.entry.on_timeout)
+        crash_point("expire.due")
         if self.entry.on_timeout != "pause":
             await self._record.doom(Reason.TIMEOUT)
+            crash_point("expire.intent_written")
             return Killed(None)
         try:
             await self._saving.pause(box, memory=self.entry.pause_memory)
@@ -301,6 +307,7 @@ class Owner:
         now, before = self._host.clock.now(), self.entry.expires_at
         expires = lifecycle.expiry(lease.ttl, now, before, extend=lease.extend)
         await self._record.write(lease.of(self.entry, expires))
+        crash_point("timeout.recorded")
         self._alarm.set(expires)
 
     async def _rewire(self, box: Box, network: Network) -> None:
@@ -308,8 +315,10 @@ class Owner:
         new ones were acknowledged."""
         before = self.entry
         await self._record.write(replace(before, network=network))
+        crash_point("rewire.intent_written")
         try:
             await box.egress.apply(network)
+            crash_point("rewire.applied")
         except WrennError:
             await self._record.note(before)
             raise

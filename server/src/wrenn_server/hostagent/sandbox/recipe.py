@@ -31,6 +31,7 @@ from wrenn_server.hostagent.sandbox.quiet import Quiet
 from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Driver, Place, Vm, VmmError, VmSpec
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason
 from wrenn_server.wire import envd
@@ -190,6 +191,7 @@ async def running(
     async with AsyncExitStack() as stack:
         async with source() as saved:
             steps.done("source")
+            crash_point("vm.source_found")
             standby = take(entry, saved)
             box = None
             if standby is not None:
@@ -217,13 +219,16 @@ async def _brought_up(
     hold = Hold()
     slot = await stack.enter_async_context(held_slot(host, hold))
     steps.done("slot")
+    crash_point("vm.slot_held")
     egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
     steps.done("egress")
+    crash_point("vm.egress_enforced")
     entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
     directory = stack.enter_context(directory_of(host.files.paths.place(entry.id), hold))
     with failures(f"starting {entry.id}"):
         overlay = await both(host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry))
         steps.done("disk")
+        crash_point("vm.intent_written")
         spec, place = host.spec(entry, overlay), host.place(entry.id, slot, directory)
         memory, complaint = saved.memory, None
         if memory is not None and reboot:
@@ -233,17 +238,21 @@ async def _brought_up(
                 await vm.pause()
             memory = None
             steps.done("flush")
+            crash_point("vm.flushed")
         if memory is not None:
             vm = await stack.enter_async_context(host.driver.restore(spec, place, memory))
             steps.done("vm")
+            crash_point("vm.restored")
         else:
             vm = await stack.enter_async_context(host.driver.boot(spec, place))
             steps.done("vm")
             await _answering(host, slot, vm)
             proof = None  # what has just booted has no token yet
             steps.done("boot")
+            crash_point("vm.booted")
         version = await introduce(host, slot, vm, init, proof)
         steps.done("guest")
+        crash_point("vm.introduced")
     return Box(entry, slot, egress, vm, overlay, version, complaint, hold)
 
 
@@ -277,6 +286,7 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
                 )
             )
             await vm.resume()
+            crash_point("adopt.resumed")
         except (VmmError, WrennError) as error:
             await host.strays.remove(f"{host.cgroup}/{name}")  # nobody can steer it any more
             raise Failed(Reason.VMM_CRASHED, f"its VM cannot be taken over: {error}") from error
@@ -297,10 +307,12 @@ async def booted(
         directory = stack.enter_context(directory_of(host.files.paths.place(name), hold))
         with failures(f"booting template {entry.template}"):
             disk = await overlay(slot.uid)
+            crash_point("template.disk_made")
             vm = await stack.enter_async_context(
                 host.driver.boot(host.spec(entry, disk), host.place(name, slot, directory), template=True)
             )
             await _answering(host, slot, vm)
+            crash_point("template.booted")
             try:
                 await before_exit(vm, host.guest.warm_up(to_envd(host, slot), nameless, WARM_UP))
             except GuestFailed as error:

@@ -25,6 +25,7 @@ from wrenn_server.hostagent.sandbox.snapshots import Snapshots
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
 from wrenn_server.hostagent.sandbox.warm import Warm
 from wrenn_server.hostagent.storage.sealed import Saved, saved_in
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent as wire
@@ -80,6 +81,7 @@ class Registry:
             slot = None
             if entry.slot is not None and entry.vm is not None and self._should_run(entry):
                 slot = self._host.slots.adopt(entry.slot)
+                crash_point("adopt.slot_kept")
             self._found.append((entry, slot))
         known = {entry.id for entry, _ in self._found} | damaged
         kept = {entry.place or entry.id for entry, slot in self._found if slot is not None} | damaged
@@ -88,8 +90,10 @@ class Registry:
             if name not in kept and (name in known or not damaged):
                 log.info("ending a VM that nobody owns", action="stray", sandbox_id=name)
                 await self._host.strays.remove(f"{self._host.cgroup}/{name}")
+                crash_point("adopt.stray_ended")
         images = [entry.image for entry, _ in self._found if entry.image is not None]
         await asyncio.to_thread(self._host.files.sweep, known=known, places=kept, images=images)
+        crash_point("adopt.swept")
 
     def _should_run(self, entry: Entry) -> bool:
         saved = self._host.files.snapshots.is_saved(entry.id, entry.generation)
@@ -257,8 +261,12 @@ class Registry:
                 await owner.ask(Call(Command.FORK, body.generation, checkpoint=checkpoint))
                 parent = checkpoint.of or parent
                 saved = saved_in(directory, Path(parent.image or ""))
+                crash_point("fork.checkpointed")
             results = [self._fork_one(parent, target, saved) for target in body.targets]
-            return wire.ForkReport(list(await asyncio.gather(*results)))
+            report = wire.ForkReport(list(await asyncio.gather(*results)))
+            crash_point("fork.started")
+        crash_point("fork.cleared")
+        return report
 
     async def _fork_one(self, parent: Entry, target: wire.ForkTarget, saved: Saved | None) -> wire.ForkResult:
         entry = replace(

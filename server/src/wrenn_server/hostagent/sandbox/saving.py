@@ -14,6 +14,7 @@ from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.hostagent.storage.sealed import MEMORY
 from wrenn_server.hostagent.vmm.base import VmmError
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.sandbox import State
 
 
@@ -36,6 +37,7 @@ class Saving:
     async def _pause(self, box: Box, *, memory: bool) -> None:
         running = self._record.entry
         await self._record.write(replace(running, state=State.PAUSING))
+        crash_point("pause.intent_written")
         saving = self._host.files.snapshots.saving(
             running.id,
             running.generation,
@@ -48,15 +50,20 @@ class Saving:
             if not memory:
                 complaint = await self._flush(box)
                 steps.done("flush")
+                crash_point("pause.flushed")
             await box.vm.pause()
             steps.done("stop")
+            crash_point("pause.stopped")
             async with saving as directory:
                 steps.done("room")
+                crash_point("pause.begun")
                 if memory:
                     async with self._interrupts.breakable():
                         await box.vm.snapshot(directory / MEMORY)
                     steps.done("memory")
+                    crash_point("pause.memory_written")
             steps.done("seal")
+            crash_point("pause.saved")
         except BaseException:
             await self._continue(box)
             await self._record.note(running)
@@ -65,6 +72,7 @@ class Saving:
         # The snapshot is complete: whoever reads the journal now finds it paused, whether or not it says so.
         paused = self._record.paused(running.generation, memory=memory)
         await self._record.note(replace(paused, message=complaint))
+        crash_point("pause.recorded")
 
     async def checkpoint(self, box: Box, checkpoint: Checkpoint) -> None:
         """The VM runs on, whether it succeeds or not."""
@@ -78,14 +86,17 @@ class Saving:
         async with self._interrupts.breakable():
             try:
                 await box.vm.pause()
+                crash_point("checkpoint.stopped")
                 copy = self._host.files.overlays.clone(box.overlay, directory / OVERLAY, owner=0)
                 if checkpoint.memory:
                     await recipe.both(box.vm.snapshot(directory / MEMORY), unbroken(copy))
                 else:
                     await unbroken(copy)
                 checkpoint.of = self._record.entry
+                crash_point("checkpoint.written")
             finally:
                 await self._continue(box)
+        crash_point("checkpoint.continued")
 
     async def _flush(self, box: Box) -> str | None:
         entry = self._record.entry

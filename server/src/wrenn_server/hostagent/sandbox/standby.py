@@ -15,6 +15,7 @@ from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Hold, Host, Steps
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Vm, VmExit
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.wire import envd
 
 log = structlog.get_logger()
@@ -47,6 +48,7 @@ class Restored:
             await attempt.enter_async_context(self.stack)
             # Before it moves: no packet of the sandbox is judged by other rules than its own.
             egress = await attempt.enter_async_context(host.slots.enforcing(slot, entry.network))
+            crash_point("standby.egress_enforced")
             entry = replace(entry, slot=slot.index, image=str(saved.image), place=self.name)
             try:
                 with recipe.failures(f"waking {self.name} as {entry.id}"):
@@ -54,9 +56,12 @@ class Restored:
                         host.files.move_overlay(self.name, entry.id), host.journal.write(entry)
                     )
                     steps.done("disk")
+                    crash_point("standby.intent_written")
                     await self.vm.resume()
+                    crash_point("standby.woken")
                     version = await recipe.introduce(host, slot, self.vm, init, None)
                     steps.done("guest")
+                    crash_point("standby.introduced")
             except Failed as failure:
                 log.warning(
                     "a VM that stood by did not wake",
@@ -86,10 +91,12 @@ async def restored(host: Host, name: str, entry: Entry, saved: Saved) -> Restore
             spec = host.spec(replace(entry, image=str(saved.image)), overlay)
             place = host.place(name, slot, directory)
             vm = await stack.enter_async_context(host.driver.restore(spec, place, saved.memory or overlay))
+            crash_point("standby.restored")
             # Once before it counts: what the guest does then is in its memory and, emulated, translated.
             way = recipe.to_envd(host, slot)
             await recipe.before_exit(vm, host.guest.warm_up(way, anonymous(name), REHEARSAL))
             await vm.pause()
+            crash_point("standby.ready")
         watch = asyncio.create_task(vm.wait(), name=f"watch {name}")
         stack.push_async_callback(recipe.cancelled, watch)
         return Restored(host, name, slot, vm, hold, stack.pop_all(), watch)

@@ -20,6 +20,7 @@ from wrenn_server.hostagent.sandbox.recipe import Failed, Host
 from wrenn_server.hostagent.storage import templates as storage
 from wrenn_server.hostagent.storage.sealed import Saved, is_sealed, saved_in
 from wrenn_server.hostagent.vmm.base import VmmError
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.linux.process import CommandFailed
 from wrenn_server.model.errors import Internal, NotFound, Unavailable
 from wrenn_server.model.sandbox import State
@@ -170,4 +171,6 @@ class Templates:
             async with recipe.booted(host, name, entry, overlay) as vm:
                 await vm.pause()
                 await vm.snapshot(making.memory)
+                crash_point("template.memory_written")
+        crash_point("template.sealed")
         return saved_in(host.files.paths.templates / key, image)

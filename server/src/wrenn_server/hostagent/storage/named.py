@@ -22,6 +22,7 @@ from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.snapshots import require_space, verified
 from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal
 
 SOURCE = "source.json"
@@ -76,9 +77,11 @@ class Named:
         final = self.paths.named_snapshot(id)
         await to_its_end(require_space, self.paths.named, memory_mb or 0)
         making = Making(await to_its_end(sealed.begin, final, memory=memory_mb is not None))
+        crash_point("snapshot.begun")
         try:
             yield making
             await to_its_end(_seal, making, final)
+            crash_point("snapshot.sealed")
         except BaseException:
             await to_its_end(files.remove, making.directory)
             raise
@@ -96,6 +99,7 @@ class Named:
 
         :raises OSError:"""
         await to_its_end(sealed.remove, self.paths.named_snapshot(id))
+        crash_point("delete.done")
 
     def pins(self) -> list[Path]:
         """Images that these snapshots lie on."""
@@ -111,6 +115,7 @@ def _seal(making: Making, final: Path) -> None:
         raise AssertionError("a snapshot of nothing")
     making.source.size_bytes = _own_size(making.directory)
     files.write_durably(making.directory / SOURCE, msgspec.json.encode(making.source))
+    crash_point("snapshot.source_written")
     sealed.seal(making.directory, final, making.image)
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal
 
 MEMORY, MANIFEST, NEW = "memory", "manifest.json", ".new"
@@ -80,10 +81,13 @@ def seal(new: Path, final: Path, image: Path) -> Manifest:
     :raises OSError: `final` is as it was"""
     parts = {str(path.relative_to(new)): _part(path) for path in _plain_files(new)}
     files.fsync_tree(new)
+    crash_point("seal.synced")
     manifest = Manifest(image=os.fspath(image), parts=parts)
     files.write_durably(new / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    crash_point("seal.manifest_written")
     files.remove(final)
     new.rename(final)
+    crash_point("seal.renamed")
     files.fsync_directory(final.parent)
     files.fsync_directory(final.parent.parent)
     return manifest
@@ -139,6 +143,7 @@ def remove(directory: Path) -> None:
     files.remove(doomed)
     with contextlib.suppress(FileNotFoundError):
         directory.rename(doomed)
+        crash_point("delete.renamed")
         files.fsync_directory(directory.parent)
         files.remove(doomed)
 

@@ -20,6 +20,7 @@ from wrenn_server.hostagent.storage.paths import OVERLAY, Paths
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Internal, Unavailable
 
@@ -52,6 +53,7 @@ class Snapshots:
             yield new
             await flushed
             await to_its_end(_commit, new, final, overlay, image)
+            crash_point("pause.sealed")
         except BaseException:
             await asyncio.wait([flushed])
             flushed.exception()  # seen: what broke the pause off is told
@@ -143,6 +145,7 @@ def verified(directory: Path, images: Images) -> Saved:
 
 def _commit(new: Path, final: Path, overlay: Path, image: Path) -> None:
     files.move(overlay, new / OVERLAY)
+    crash_point("pause.overlay_moved")
     sealed.seal(new, final, image)
 
 

@@ -12,6 +12,7 @@ from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal
 
 
@@ -76,6 +77,7 @@ class Templates:
         :raises OSError: it could not be made durable; nothing is left behind"""
         final = self.folder / key
         new = sealed.begin(final)
+        crash_point("template.begun")
         try:
             yield Making(directory=new)
             await to_its_end(sealed.seal, new, final, image)
