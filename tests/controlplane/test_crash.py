@@ -1,10 +1,7 @@
 """The control plane is killed in the middle of things; the next one finishes or undoes them."""
 
 import asyncio
-import os
 import signal
-import socket
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +10,7 @@ import httpx2
 import pytest
 
 from support.api import Client
+from support.programs import age_leases, port, program
 from support.simulated import PASSWORD, Gate, eventually
 from wrenn_server.controlplane import bootstrap
 from wrenn_server.db import leases, pool
@@ -20,52 +18,6 @@ from wrenn_server.db.pool import Database
 from wrenn_server.hostagent import simulated
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.simulated import SimulatedAgent
-
-
-@asynccontextmanager
-async def program(
-    database_url: str, directory: Path, port: int
-) -> AsyncGenerator[asyncio.subprocess.Process, None]:
-    """`wrenn-cp` as a process of its own, ready."""
-    log = directory / "log"
-    environ = {
-        **os.environ,
-        "DATABASE_URL": database_url,
-        "CP_LISTEN_ADDR": f"127.0.0.1:{port}",
-        "WRENN_DATA_DIR": str(directory),
-    }
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "wrenn_server.controlplane.main", env=environ, cwd=directory, stdout=output, stderr=output
-        )  # fmt: skip
-    try:
-        async with httpx2.AsyncClient(trust_env=False) as client:
-
-            async def serves() -> bool:
-                assert process.returncode is None, log.read_text()
-                try:
-                    return (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200
-                except httpx2.TransportError:
-                    return False
-
-            await eventually(serves, within=30)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def age_leases(db: Database) -> None:
-    """As if the 15 s had passed that the work of a dead control plane is left alone."""
-    await db.execute("UPDATE sandboxes SET check_after = now() WHERE check_after IS NOT NULL")
 
 
 class Cut:
@@ -77,6 +29,9 @@ class Cut:
     async def post(self, path: str, body: object = None) -> None:
         with pytest.raises(httpx2.TransportError):
             await self.client.post(path, body)
+
+
+__all__ = ["port"]
 
 
 @asynccontextmanager
@@ -91,7 +46,10 @@ async def arranged(
         admin = await bootstrap.bootstrap(db, "admin@example.com", PASSWORD)
         token = (await bootstrap.create_host(db)).registration_token
         api = Client(http).with_key(admin.api_key)
-        async with program(database_url, directory, port) as process, simulated.running(url, token) as agent:
+        async with (
+            program(database_url, directory, port) as process,
+            simulated.running(url, token) as agent,
+        ):
             yield process, api, agent, db
 
 

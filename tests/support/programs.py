@@ -1,0 +1,66 @@
+"""The control plane as a program."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from support.simulated import eventually
+from wrenn_server.db.pool import Database
+
+
+@asynccontextmanager
+async def program(
+    database_url: str, directory: Path, port: int, **settings: str
+) -> AsyncGenerator[asyncio.subprocess.Process, None]:
+    """`wrenn-cp` as a process of its own, ready.
+
+    :param settings: environment"""
+    log = directory / "log"
+    environ = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "CP_LISTEN_ADDR": f"127.0.0.1:{port}",
+        "WRENN_DATA_DIR": str(directory),
+        **settings,
+    }
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "wrenn_server.controlplane.main", env=environ, cwd=directory, stdout=output, stderr=output
+        )  # fmt: skip
+    try:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+
+            async def serves() -> bool:
+                assert process.returncode is None, log.read_text()
+                try:
+                    return (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            await eventually(serves, within=30)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def age_leases(db: Database) -> None:
+    """As if the 15 s had passed that the work of a dead control plane is left alone."""
+    await db.execute("UPDATE sandboxes SET check_after = now() WHERE check_after IS NOT NULL")
+    await db.execute("UPDATE snapshots SET check_after = now() WHERE check_after IS NOT NULL")
