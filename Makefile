@@ -66,6 +66,10 @@ test: bootstrap build-envd ## every test; says what was skipped and why
 	@cd envd && $(GO) test -race ./...
 	@$(BIN)/pytest $(ARGS)
 
+.PHONY: faults
+faults: bootstrap build-envd ## kill each program at every step of everything it does, FAULT_ROUNDS=5 times; writes docs/durability.md
+	@FAULT_ROUNDS=$${FAULT_ROUNDS:-5} $(BIN)/pytest tests/faults $(ARGS)
+
 .PHONY: check
 check: lint test ## fmt + vet + lint + types + import rules + tests
 

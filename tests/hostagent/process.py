@@ -54,26 +54,42 @@ class AgentProcess:
         run = self.paths.run
         run.mkdir(exist_ok=True)
         async with notify.listener(run / "test.notify") as listener:
-            environment = {
-                **os.environ,
-                "WRENN_DATA_DIR": str(self.paths.data),
-                "AGENT_LISTEN_ADDR": self.address,
-                "AGENT_VMM": "qemu",
-                "AGENT_NETWORK": NETWORK,
-                "AGENT_UID_BASE": str(UID_BASE),
-                "AGENT_SLOTS": "40",
-                "AGENT_WARM": "0",
-                "AGENT_BOOT_TIMEOUT": "150",
-                "NOTIFY_SOCKET": str(listener.path),
-                **self.settings,
-            }
-            with self.log.open("ab") as log:
-                argv = [sys.executable, "-m", "wrenn_server.hostagent.main"]
-                self.process = subprocess.Popen(  # noqa: ASYNC220 - it is to outlive this loop
-                    argv, env=environment, stdout=log, stderr=log, cwd=self.paths.data
-                )
+            self._spawn(listener.path)
             async with asyncio.timeout(30):
                 await listener.wait_ready()
+
+    async def fall(self) -> None:
+        """Starts an agent that dies before it is ready."""
+        self.paths.run.mkdir(exist_ok=True)
+        self._spawn(self.paths.run / "nobody.notify")
+        await self.died()
+
+    async def died(self) -> None:
+        """Waits for the end of an agent that kills itself."""
+        assert self.process is not None
+        code = await asyncio.to_thread(self.process.wait, 120)
+        self.process = None
+        assert code == -signal.SIGKILL, self.log.read_text()[-4000:]
+
+    def _spawn(self, ready: Path) -> None:
+        environment = {
+            **os.environ,
+            "WRENN_DATA_DIR": str(self.paths.data),
+            "AGENT_LISTEN_ADDR": self.address,
+            "AGENT_VMM": "qemu",
+            "AGENT_NETWORK": NETWORK,
+            "AGENT_UID_BASE": str(UID_BASE),
+            "AGENT_SLOTS": "40",
+            "AGENT_WARM": "0",
+            "AGENT_BOOT_TIMEOUT": "150",
+            "NOTIFY_SOCKET": str(ready),
+            **self.settings,
+        }
+        with self.log.open("ab") as log:
+            argv = [sys.executable, "-m", "wrenn_server.hostagent.main"]
+            self.process = subprocess.Popen(
+                argv, env=environment, stdout=log, stderr=log, cwd=self.paths.data
+            )
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None

@@ -1,0 +1,209 @@
+"""What the agent is in the middle of when it dies: how to arrange it, how to do it, and what it is about."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostagent.process import COUNTER, AgentProcess, count, start
+
+from wrenn_server.linux import crash
+from wrenn_server.model.errors import WrennError
+from wrenn_server.model.ids import new_sandbox_id, new_snapshot_id
+
+FRESH_DISK_MB = 1536
+"""No template has this shape yet."""
+NOWHERE = {"deny_out": ["0.0.0.0/0"]}
+
+
+@dataclass(slots=True)
+class Scene:
+    """One sandbox, and what the operation makes beside it."""
+
+    agent: AgentProcess
+    id: str = field(default_factory=new_sandbox_id)
+    other: str = field(default_factory=new_sandbox_id)
+    """Fork, or started from the snapshot."""
+    snapshot: str = field(default_factory=new_snapshot_id)
+    generation: int = 1
+    """That it has, or will have when the operation succeeds."""
+    count: int = 0
+    """How far its memory was when that was last asked."""
+    kept: bool = True
+    """Its memory is in what is saved of it."""
+    acknowledged: list[str] = field(default_factory=list[str])
+    """Sandboxes whose create was answered before the agent died."""
+    attempted: str = ""
+    """The create that was not answered."""
+
+    @property
+    def path(self) -> str:
+        return f"/v1/sandboxes/{self.id}"
+
+    async def ask(self, method: str, path: str, body: object = None) -> Any:
+        """A call that the agent does not survive."""
+        with contextlib.suppress(WrennError, OSError):
+            return await self.agent.call(method, path, body)
+
+    async def runs(self) -> None:
+        await self.agent.ok("PUT", self.path, start(token(1)))
+        await self.agent.run(self.id, token(1), "echo precious > ~/file; sync; " + COUNTER)
+        self.count = await count(self.agent, self.id, token(1))
+
+    async def rests(self, *, memory: bool = True) -> None:
+        await self.runs()
+        await self.agent.ok("POST", f"{self.path}/pause", {"generation": 1, "memory": memory})
+        self.generation, self.kept = 2, memory
+
+    async def has_resumed(self) -> None:
+        await self.rests()
+        await self.agent.ok("POST", f"{self.path}/resume", {"generation": 2, "access_token": token(2)})
+        self.count = await count(self.agent, self.id, token(2), beyond=self.count)
+
+    async def is_saved(self) -> None:
+        await self.runs()
+        await self.agent.ok("POST", f"{self.path}/snapshot", {"generation": 1, "id": self.snapshot})
+
+    async def is_stranded(self) -> None:
+        """An agent died before its create was answered, and its VM is still there."""
+        await self.agent.end()
+        with armed(self.agent, "vm.introduced", {}):
+            await self.agent.start()
+            await create(self)
+            await self.agent.died()
+
+
+def token(generation: int) -> str:
+    return f"token{generation}"
+
+
+async def nothing(_: Scene) -> None:
+    pass
+
+
+async def create(scene: Scene) -> None:
+    await scene.ask("PUT", scene.path, start(token(1)))
+
+
+async def create_again_and_again(scene: Scene) -> None:
+    """Until one has a VM that stood by, or that is being made ready."""
+    async with asyncio.timeout(60):
+        while scene.agent.process is not None and scene.agent.process.poll() is None:
+            scene.attempted = new_sandbox_id()
+            answered = await scene.ask("PUT", f"/v1/sandboxes/{scene.attempted}", start(token(1)))
+            if answered is None:
+                break
+            assert answered[0] == 200, answered
+            scene.acknowledged.append(scene.attempted)
+            scene.attempted = ""
+            await asyncio.sleep(1.5)  # the pool fills itself when nobody creates, and tells nobody of it
+
+
+async def pause(scene: Scene, *, memory: bool = True) -> None:
+    scene.kept = memory
+    await scene.ask("POST", f"{scene.path}/pause", {"generation": scene.generation, "memory": memory})
+
+
+async def resume(scene: Scene, *, memory: bool = True) -> None:
+    body = {"generation": scene.generation, "access_token": token(scene.generation), "memory": memory}
+    await scene.ask("POST", f"{scene.path}/resume", body)
+
+
+async def fork(scene: Scene) -> None:
+    targets = [{"id": scene.other, "generation": 1, "access_token": token(1)}]
+    await scene.ask("POST", f"{scene.path}/fork", {"generation": 1, "targets": targets})
+
+
+async def snapshot(scene: Scene) -> None:
+    await scene.ask("POST", f"{scene.path}/snapshot", {"generation": 1, "id": scene.snapshot})
+
+
+async def start_from(scene: Scene) -> None:
+    await scene.ask("PUT", f"/v1/sandboxes/{scene.other}", start(token(1), snapshot=scene.snapshot))
+
+
+async def delete_snapshot(scene: Scene) -> None:
+    await scene.ask("DELETE", f"/v1/snapshots/{scene.snapshot}")
+
+
+async def kill(scene: Scene) -> None:
+    await scene.ask("DELETE", f"{scene.path}?generation={scene.generation}")
+
+
+async def rewire(scene: Scene) -> None:
+    await scene.ask("POST", f"{scene.path}/network", {"generation": 1, "network": NOWHERE})
+
+
+async def prolong(scene: Scene) -> None:
+    await scene.ask("POST", f"{scene.path}/timeout", {"generation": 1, "ttl_sec": 1000})
+
+
+async def expire(scene: Scene, then: str) -> None:
+    await scene.ask("POST", f"{scene.path}/timeout", {"generation": 1, "ttl_sec": 0, "on_timeout": then})
+
+
+async def make_template(scene: Scene) -> None:
+    await scene.ask("PUT", scene.path, start(token(1), disk_mb=FRESH_DISK_MB))
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    prepare: Callable[[Scene], Awaitable[None]]
+    act: Callable[[Scene], Awaitable[None]] | None
+    """None: the agent dies while it starts."""
+    subject: str = "id"
+    """What the row's expectation is about: id, other, snapshot, or attempted. The sandbox itself runs on otherwise."""
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+
+
+OPERATIONS = {
+    "create": Operation(nothing, create),
+    "create with a VM that stands by": Operation(
+        nothing, create_again_and_again, "attempted", {"AGENT_WARM": "1"}
+    ),
+    "pause": Operation(Scene.runs, pause),
+    "pause after a resume": Operation(Scene.has_resumed, pause),
+    "pause of the disk alone": Operation(Scene.runs, lambda scene: pause(scene, memory=False)),
+    "resume": Operation(Scene.rests, resume),
+    "resume from the disk alone": Operation(lambda scene: scene.rests(memory=False), resume),
+    "resume that boots": Operation(Scene.rests, lambda scene: resume(scene, memory=False)),
+    "fork": Operation(Scene.runs, fork, "other"),
+    "snapshot": Operation(Scene.runs, snapshot, "snapshot"),
+    "create from a snapshot": Operation(Scene.is_saved, start_from, "other"),
+    "delete of a snapshot": Operation(Scene.is_saved, delete_snapshot, "snapshot"),
+    "kill": Operation(Scene.runs, kill),
+    "kill of a paused one": Operation(Scene.rests, kill),
+    "rewire": Operation(Scene.runs, rewire),
+    "timeout": Operation(Scene.runs, prolong),
+    "end of its time by a kill": Operation(Scene.runs, lambda scene: expire(scene, "kill")),
+    "end of its time by a pause": Operation(Scene.runs, lambda scene: expire(scene, "pause")),
+    "making of a template": Operation(nothing, make_template),
+    "restart": Operation(Scene.runs, None),
+    "restart with a stray VM": Operation(Scene.is_stranded, None),
+}
+
+
+async def die(scene: Scene, operation: Operation, point: str) -> None:
+    """Arranges the scene, and has an agent die at the point."""
+    agent = scene.agent
+    await operation.prepare(scene)
+    if agent.process is not None:
+        await agent.end()
+    with armed(agent, point, operation.settings):
+        if operation.act is None:
+            await agent.fall()
+        else:
+            await agent.start()
+            await operation.act(scene)
+            await agent.died()
+
+
+@contextlib.contextmanager
+def armed(agent: AgentProcess, point: str, settings: Mapping[str, str]) -> Generator[None]:
+    """The next agent dies at the point."""
+    agent.settings = {**settings, crash.VARIABLE: point}
+    try:
+        yield
+    finally:
+        agent.settings = {}
