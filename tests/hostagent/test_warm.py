@@ -1,7 +1,6 @@
 """VMs that are restored before anybody asks for them."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from hostagent.world import ID, OTHER, THIRD, FakeVm, World, fork, pause, resume, start
@@ -11,11 +10,6 @@ from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent as wire
 
 KNOWN = {ID, OTHER, THIRD}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "data")
 
 
 def standing_by(world: World) -> list[FakeVm]:

@@ -56,8 +56,13 @@ class FakeEnvd:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, start_serving=False)
         self.port = self._server.sockets[0].getsockname()[1]
+        try:
+            await self._server.start_serving()
+        except asyncio.CancelledError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         if self._server is not None:
