@@ -1,4 +1,4 @@
-"""Requests to envd on a bare socket from inside a sandbox's network namespace."""
+"""Requests to envd on a bare socket: from inside a sandbox's network namespace, or through the edge."""
 
 import json
 import socket
@@ -11,18 +11,28 @@ PORT = 49983
 CHUNK = 1 << 20
 
 
-class Straight:
-    """One kept connection; one request after the other.
+def straight(namespace: str, token: str) -> "Client":
+    """:param namespace: name under /run/netns"""
+    made = in_namespace(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    made.connect((GUEST_ADDRESS, PORT))
+    return Client(made, {"X-Access-Token": token})
 
-    :param namespace: name under /run/netns
-    """
 
-    def __init__(self, namespace: str, token: str) -> None:
-        self._token = token
-        self._socket = in_namespace(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+def through_edge(address: str, sandbox_id: str, token: str) -> "Client":
+    """:param address: HOST:PORT of the platform"""
+    host, _, port = address.rpartition(":")
+    headers = {"X-Access-Token": token, "E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": str(PORT)}
+    return Client(socket.create_connection((host, int(port))), headers)
+
+
+class Client:
+    """One kept connection; one request after the other."""
+
+    def __init__(self, connected: socket.socket, headers: dict[str, str]) -> None:
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._socket = connected
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.settimeout(600)
-        self._socket.connect((GUEST_ADDRESS, PORT))
         self._reader = self._socket.makefile("rb")
 
     def close(self) -> None:
@@ -50,7 +60,7 @@ class Straight:
             raise RuntimeError(f"{received} bytes of {path} instead of {size}")
 
     def _send(self, method: str, target: str, kind: str, length: int | None) -> None:
-        head = f"{method} {target} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {self._token}\r\n"
+        head = f"{method} {target} HTTP/1.1\r\nHost: envd\r\n{self._headers}"
         head += f"Connect-Protocol-Version: 1\r\nContent-Type: {kind}\r\n"
         head += "" if length is None else f"Content-Length: {length}\r\n"
         self._socket.sendall(head.encode() + b"\r\n")
