@@ -76,8 +76,9 @@ export default [
     await terminal.type("sh -c 'echo $((1+1))-begun; exec sleep 300'\n")
     await terminal.shows('2-begun')
     await terminal.type('\x03')
-    await terminal.type('echo $((40+2))\n')
+    await terminal.type("PS1=at''prompt; echo $((40+2))\n")
     await terminal.shows('42')
+    await terminal.shows('atprompt')
     await terminal.type('\x04')
     await terminal.handle.wait().catch(() => {})
   }),

@@ -99,8 +99,10 @@ async def control(sdk: Sdk) -> None:
     await terminal.type("sh -c 'echo $((1+1))-begun; exec sleep 300'\n")
     await terminal.shows("2-begun")
     await terminal.type("\x03")
-    await terminal.type("echo $((40+2))\n")
+    # At a prompt the shell has the terminal in raw mode; a ^D before that is an end of a line that nobody reads.
+    await terminal.type("PS1=at''prompt; echo $((40+2))\n")
     await terminal.shows("42")
+    await terminal.shows("atprompt")
     await terminal.type("\x04")
     await asyncio.gather(terminal.result(), return_exceptions=True)
 
