@@ -25,7 +25,7 @@ def trusted(scratch: Path) -> Signed:
     return signed(scratch, f"*.{places.DOMAIN}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def platform(envd_binary: Path, trusted: Signed) -> Iterator[RunningPlatform]:
     if os.geteuid() != 0:
         pytest.skip("a platform needs root")
@@ -43,7 +43,7 @@ def platform(envd_binary: Path, trusted: Signed) -> Iterator[RunningPlatform]:
     wrenn("down", "--purge", settings=settings)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ends(platform: RunningPlatform, trusted: Signed, scratch: Path) -> Iterator[Ends]:
     listen = platform.settings.tls_listen or ""
     host, _, port = listen.rpartition(":")
@@ -73,7 +73,7 @@ def ends(platform: RunningPlatform, trusted: Signed, scratch: Path) -> Iterator[
         yield Ends({Mode.LOOPBACK: loopback, Mode.DOMAIN: domain})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(ends: Ends, scratch: Path, request: pytest.FixtureRequest) -> Iterator[Runs]:
     """Of the columns that the selected tests ask for."""
     with running(ends, scratch, columns_of(request.session.items)) as runs:
