@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrenn_server.hostagent.network import rules
-from wrenn_server.hostagent.network.egress.policy import MAX_RULES, OPEN, Policy, canonical, parse
+from wrenn_server.hostagent.network.egress.policy import (
+    MAX_DNS_SERVERS,
+    MAX_RULES,
+    OPEN,
+    Policy,
+    canonical,
+    parse,
+)
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.wire.agent import Network
 
@@ -128,7 +135,7 @@ def test_no_host_names(text: str) -> None:
         Network(dns_servers=["127.0.0.53"]),
         Network(dns_servers=["169.254.169.254"]),
         Network(dns_servers=["10.0.0.2"]),
-        Network(dns_servers=["9.9.9.9"] * 9),
+        Network(dns_servers=["9.9.9.9"] * (MAX_DNS_SERVERS + 1)),
         Network(allow_out=["1.1.1.1"] * (MAX_RULES + 1)),
         Network(deny_out=["1.1.1.1"] * (MAX_RULES + 1)),
     ],
