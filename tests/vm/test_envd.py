@@ -28,7 +28,7 @@ from wrenn_server.up.demo import HOSTILE
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
 MEMORY_MB = 512
-OVERLAY_MB = 160
+OVERLAY_MB = 384
 SECOND = 1.0
 EVENTS_PER_SECOND = 5_000
 """What an emulated guest on a busy host still makes of the 10,000 that are asked for."""
