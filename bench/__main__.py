@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import contextlib
+import socket
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,31 +61,37 @@ class Bench:
         await asyncio.to_thread(self.floor_round)
         await self.platform_round()
 
-    def floor_round(self) -> None:
+    @contextlib.contextmanager
+    def floor_vm(self, usable: str, to_output: str) -> Generator[tuple[Vm, socket.socket]]:
+        """A VM by hand, with an overlay of its own; how long it took until it was usable, and to its first output."""
         overlay = self.scratch / "overlay.ext4"
         self.template.clone_overlay(overlay)
         began = time.perf_counter()
         vm = Vm(self.template, self.namespace, overlay)
         try:
             vm.init()
-            self.note("floor_usable", milliseconds(began))
+            self.note(usable, milliseconds(began))
             connection = vm.connect()
             vm.run(COMMAND, connection)
-            self.note("floor_create", milliseconds(began))
+            self.note(to_output, milliseconds(began))
+            yield vm, connection
+        finally:
+            vm.kill()
+
+    def floor_round(self) -> None:
+        state = self.scratch / "state"
+        with self.floor_vm("floor_usable", "floor_create") as (vm, connection):
             for _ in range(2):
                 began = time.perf_counter()
                 vm.run("true", connection)
                 self.note("floor_exec", milliseconds(began))
             self.note("floor_pss", vm.pss() / 1e6)
             connection.close()
-            state = self.scratch / "state"
             began = time.perf_counter()
             vm.pause_to(state)
             self.note("floor_pause", milliseconds(began))
-        finally:
-            vm.kill()
         began = time.perf_counter()
-        resumed = Vm(self.template, self.namespace, overlay, stream=state)
+        resumed = Vm(self.template, self.namespace, self.scratch / "overlay.ext4", stream=state)
         try:
             resumed.init()
             self.note("floor_resume", milliseconds(began))
@@ -121,19 +129,8 @@ class Bench:
         await sandbox.kill()
 
     def floor_restore(self) -> None:
-        overlay = self.scratch / "overlay.ext4"
-        self.template.clone_overlay(overlay)
-        began = time.perf_counter()
-        vm = Vm(self.template, self.namespace, overlay)
-        try:
-            vm.init()
-            self.note("floor_restore", milliseconds(began))
-            connection = vm.connect()
-            vm.run(COMMAND, connection)
-            self.note("floor_restore_to_output", milliseconds(began))
+        with self.floor_vm("floor_restore", "floor_restore_to_output") as (_, connection):
             connection.close()
-        finally:
-            vm.kill()
 
     def figures(self) -> list[Figure]:
         return [
