@@ -57,6 +57,23 @@ async def test_requests_and_their_ends(world: World, contexts: Contexts) -> None
     assert await to_end(killed) == b""  # without a final chunk
 
 
+async def test_long_bodies_each_way(world: World, contexts: Contexts) -> None:
+    server = await world.server()
+    listener = await world.listener(Upstream(connect=server.dial, key="k"), ssl=contexts[0])
+    client = await connect_tcp("127.0.0.1", port(listener), ssl=contexts[1])
+    body = bytes(range(256)) * (2 << 12)
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    client.write(post + body + post)
+    upstream = await server.accept()
+    for _ in range(2):
+        await head_of(upstream)
+        assert await exactly(upstream, len(body)) == body
+        upstream.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await head_of(client)
+        assert await exactly(client, len(body)) == body
+        client.write(body)
+
+
 async def test_a_client_that_has_left_with_its_request(world: World, contexts: Contexts) -> None:
     """Request and close_notify come in one piece: nothing is begun for nobody."""
     server = await world.server()

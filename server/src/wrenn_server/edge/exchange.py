@@ -208,7 +208,6 @@ class Passage:
             raise Broken(target.broken or answers.upstream_broke_off()) from error
         # What is here already leaves with the head: one system call and one packet for a small response.
         self.status = response.status
-        self.sent = len(piece)
         client.write(
             heads.delivered(shown, chunked=chunked, close=not keep)
             + _framed(piece, chunked=chunked, last=body.done)
@@ -217,9 +216,9 @@ class Passage:
             while not body.done:
                 if not client.writable:
                     await client.drain()
-                piece = body.take() or await body.read()
-                self.sent += len(piece)
-                client.write(_framed(piece, chunked=chunked, last=body.done))
+                if not await body.carry(client):
+                    piece = body.take() or await body.read()
+                    client.write(_framed(piece, chunked=chunked, last=body.done))
         except (ConnectionError, BadBody):
             # Chunked or with a length, the missing end speaks for itself, and what came before it is delivered.
             if open_ended and not chunked:
@@ -227,6 +226,8 @@ class Passage:
             else:
                 client.close()
             return False
+        finally:
+            self.sent = body.received
         self.whole = True
         self.keep = keep and self.request.done
         return framing.kind != "close" and not wants_close(response) and self.request.done
@@ -270,8 +271,9 @@ class Passage:
         try:
             await stream.drain()
             while not self.request.done:
-                piece = await self.request.read()
-                stream.write(_framed(piece, chunked=chunked, last=self.request.done))
+                if not await self.request.carry(stream):
+                    piece = await self.request.read()
+                    stream.write(_framed(piece, chunked=chunked, last=self.request.done))
                 if not stream.writable:
                     await stream.drain()
         except BadBody:

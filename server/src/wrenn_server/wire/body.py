@@ -14,6 +14,7 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
 _MAX_SIZE_LINE = 256
 _MAX_TRAILERS = 8 * 1024
+_LONG = 256 * 1024  # bytes that come in more than one or two pieces
 
 
 class BadBody(Exception):
@@ -137,6 +138,23 @@ class Body:
             if piece := self._cut(data):
                 return piece
         return b""
+
+    async def carry(self, sink: Stream) -> bool:
+        """Sends the rest on to `sink` without waking for each piece, if it is long and of a known length. False: it is not.
+
+        :raises ConnectionError: one of the two broke, or the connection ended before the body
+        """
+        if self._left < _LONG or self._stream.buffered:
+            return False
+        before = self._stream.received
+        try:
+            await self._stream.carry(sink, self._left)
+        finally:
+            carried = min(self._stream.received - before, self._left)
+            self._left -= carried
+            self.received += carried
+            self.done = not self._left
+        return True
 
     def _cut(self, data: bytes) -> bytes:
         if self._chunks is not None:

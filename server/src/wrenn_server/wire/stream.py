@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self, cast
 
+from wrenn_server.wire.carrier import Carrier
 from wrenn_server.wire.head import MAX_HEAD, BadHead
 
 HIGH_WATER = 256 * 1024
@@ -57,6 +58,7 @@ class Stream(asyncio.Protocol):
         self._half_closable = True
         self._sink: Stream | None = None
         self._source: Stream | None = None
+        self._carrier: Carrier | None = None  # of the source
 
     # Reading
 
@@ -92,9 +94,8 @@ class Stream(asyncio.Protocol):
             return b""
         data = self._chunks.popleft()
         self._size -= len(data)
-        if not self._reading and self._size < HIGH_WATER:
-            self._reading = True
-            self.transport.resume_reading()
+        if self._size < HIGH_WATER:
+            self.resume_reading()
         return data
 
     def unread(self, data: bytes) -> None:
@@ -150,7 +151,7 @@ class Stream(asyncio.Protocol):
 
     # Writing
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Sends without waiting; call `drain` when more follows. Dropped when the connection is lost."""
         if not self.lost:
             self.transport.write(data)
@@ -241,12 +242,58 @@ class Stream(asyncio.Protocol):
             self._end_sink(self.error)
         elif self.eof:
             sink.write_eof()
-        elif sink._writable and not self._reading:
-            self._reading = True
-            self.transport.resume_reading()
-        elif not sink._writable and self._reading:
+        else:
+            self._follow(sink)
+
+    async def carry(self, sink: "Stream", count: int) -> None:
+        """Sends the next `count` bytes on to `sink` without passing a task; `received` tells how far it came.
+
+        Everything received so far must have been read. What follows these bytes stays to be read.
+
+        :raises ConnectionError: one of the two broke, or this one ended before
+        """
+        if self.lost or self.eof:
+            raise self.broken()
+        if sink.lost:
+            raise sink.broken()
+        carrier = sink._carrier = Carrier(self, sink, count)
+        sink._source = self
+        self._become(carrier)
+        self._follow(sink)
+        try:
+            await carrier.ended
+        finally:
+            sink._source = sink._carrier = None
+            carrier.stop()
+        if carrier.broken is not None:
+            raise carrier.broken.broken()
+
+    def take_back(self) -> None:
+        """What comes from now on is to be read here."""
+        if not self.lost:
+            self._become(self)
+            self.resume_reading()
+
+    def _become(self, protocol: asyncio.BaseProtocol) -> None:
+        """Nothing is received afterwards: uvloop chooses how it reads when it starts to."""
+        self.pause_reading()
+        self.transport.set_protocol(protocol)
+
+    def _follow(self, sink: "Stream") -> None:
+        if sink._writable:
+            self.resume_reading()
+        else:
+            self.pause_reading()
+
+    def pause_reading(self) -> None:
+        if self._reading and not self.lost:
             self._reading = False
             self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self.lost:
+            self._reading = True
+            self.transport.resume_reading()
 
     def _end_sink(self, error: Exception | None) -> None:
         sink = self._sink
@@ -276,9 +323,8 @@ class Stream(asyncio.Protocol):
             return
         self._chunks.append(data)
         self._size += len(data)
-        if self._size >= HIGH_WATER and self._reading:
-            self._reading = False
-            self.transport.pause_reading()
+        if self._size >= HIGH_WATER:
+            self.pause_reading()
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
@@ -302,24 +348,22 @@ class Stream(asyncio.Protocol):
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._end_sink(exc)
+        if self._carrier is not None:
+            self._carrier.sink_lost()
         if self.on_end is not None:
             self.on_end()
 
     def pause_writing(self) -> None:
         self._writable = False
-        source = self._source
-        if source is not None and source._reading and not source.lost:
-            source._reading = False
-            source.transport.pause_reading()
+        if self._source is not None:
+            self._source.pause_reading()
 
     def resume_writing(self) -> None:
         self._writable = True
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
-        source = self._source
-        if source is not None and not source._reading and not source.lost:
-            source._reading = True
-            source.transport.resume_reading()
+        if self._source is not None:
+            self._source.resume_reading()
 
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
