@@ -18,8 +18,8 @@ from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.network.egress import policy
 from wrenn_server.hostagent.sandbox.files import Files
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
-from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
 from wrenn_server.hostagent.sandbox.uploads import Uploads

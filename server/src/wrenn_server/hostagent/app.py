@@ -31,8 +31,8 @@ from wrenn_server.hostagent.network.slots import Slots
 from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
 from wrenn_server.hostagent.sandbox.clock import WallClock
 from wrenn_server.hostagent.sandbox.files import Files
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
-from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
 from wrenn_server.hostagent.sandbox.uploads import Uploads

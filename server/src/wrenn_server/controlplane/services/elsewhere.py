@@ -1,18 +1,14 @@
 """Where a sandbox can go on from what of it is in an object store."""
 
-import secrets
 from collections.abc import AsyncGenerator
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
-from wrenn_server.controlplane.scheduler import place
 from wrenn_server.controlplane.scheduler.place import Saved
+from wrenn_server.controlplane.services import placing
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import placement
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow
-
-CANDIDATES = 64
 
 
 async def hosts(cp: ControlPlane, row: SandboxRow) -> AsyncGenerator[Host]:
@@ -20,43 +16,16 @@ async def hosts(cp: ControlPlane, row: SandboxRow) -> AsyncGenerator[Host]:
     no room after all."""
     saved = saved_of(row)
     if saved is not None:
-        async for host in _that_fit(cp, row, saved):
+        async for host in placing.fitting(cp, row, image=row.image, tried={row.host_id or ""}, saved=saved):
             yield host
 
 
 async def has_room(cp: ControlPlane, row: SandboxRow, host: HostRow) -> bool:
     """Whether another host could go on with what `host` stores of a sandbox of its own."""
     saved = Saved(host.store, host.machine, memory=row.saved_memory is not False)
-    async for _ in _that_fit(cp, row, saved):
+    async for _ in placing.fitting(cp, row, image=row.image, tried={host.id}, saved=saved):
         return True
     return False
-
-
-async def _that_fit(cp: ControlPlane, row: SandboxRow, saved: Saved) -> AsyncGenerator[Host]:
-    candidates = await placement.choices(
-        cp.db,
-        image=row.image,
-        host_id=None,
-        store=saved.store,
-        vcpus=row.vcpus,
-        memory_mb=row.memory_mb,
-        disk_mb=row.disk_mb,
-        room=cp.config.room,
-        limit=CANDIDATES,
-    )
-    tried = {row.host_id or ""}
-    while found := place.choose(
-        candidates,
-        vcpus=row.vcpus,
-        memory_mb=row.memory_mb,
-        disk_mb=row.disk_mb,
-        room=cp.config.room,
-        chance=secrets.randbits(32),
-        without=tried,
-        saved=saved,
-    ):
-        tried.add(found.id)
-        yield cp.host(found.id, found.address)
 
 
 async def for_resume(cp: ControlPlane, row: SandboxRow) -> AsyncGenerator[Host]:

@@ -14,11 +14,11 @@ import structlog
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host, Uncertain
 from wrenn_server.controlplane.scheduler import place
-from wrenn_server.controlplane.services import egress, outcomes, templates
+from wrenn_server.controlplane.services import egress, outcomes, placing, templates
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.controlplane.services.templates import Resolved
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import listing, placement
+from wrenn_server.db import listing
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.pool import DatabaseUnavailable
@@ -36,7 +36,6 @@ from wrenn_server.model.ids import new_sandbox_id, parse_sandbox_id, parse_snaps
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire import agent
 
-_CANDIDATES = 8
 _ENDING = frozenset({State.FAILED, State.KILLING, State.KILLED})
 _KILLABLE = frozenset(State) - {State.KILLED}
 
@@ -195,29 +194,10 @@ async def _hosts(cp: ControlPlane, wanted: Wanted, found: Resolved) -> AsyncGene
         )
     tried: set[str] = set()
     for host_id, saved in rounds:
-        candidates = await placement.choices(
-            cp.db,
-            image=found.image,
-            host_id=host_id,
-            store=saved.store if saved else None,
-            vcpus=wanted.vcpus,
-            memory_mb=wanted.memory_mb,
-            disk_mb=wanted.disk_mb,
-            room=cp.config.room,
-            limit=_CANDIDATES,
-        )
-        while host := place.choose(
-            candidates,
-            vcpus=wanted.vcpus,
-            memory_mb=wanted.memory_mb,
-            disk_mb=wanted.disk_mb,
-            room=cp.config.room,
-            chance=secrets.randbits(32),
-            without=tried,
-            saved=saved,
+        async for host in placing.fitting(
+            cp, wanted, image=found.image, tried=tried, host_id=host_id, saved=saved
         ):
-            tried.add(host.id)
-            yield cp.host(host.id, host.address)
+            yield host
 
 
 async def _insert(cp: ControlPlane, new: New, host_id: str, claim: Claim | None) -> SandboxRow | None:

@@ -8,8 +8,8 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.storage.store import of_sandbox, of_snapshot
 from wrenn_server.hostagent.storage.threads import to_its_end

@@ -3,10 +3,10 @@
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.messages import Call, failure
-from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.sandbox import Reason, State

@@ -17,6 +17,7 @@ from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import lifecycle, recipe
 from wrenn_server.hostagent.sandbox.alarm import Alarm
 from wrenn_server.hostagent.sandbox.ends import Ends
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.interrupt import Interrupts
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
@@ -36,7 +37,7 @@ from wrenn_server.hostagent.sandbox.messages import (
     killed_meanwhile,
     nobody,
 )
-from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Host
+from wrenn_server.hostagent.sandbox.recipe import Box, Failed
 from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.hostagent.sandbox.saving import Saving
 from wrenn_server.hostagent.vmm.base import Vm, VmmError

@@ -16,21 +16,12 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from wrenn_server.hostagent.guest.client import (
-    WARM_UP,
-    Connect,
-    Guest,
-    GuestFailed,
-    nameless,
-)
-from wrenn_server.hostagent.network.base import TAP, Egress, Slot, SlotPool
-from wrenn_server.hostagent.sandbox.clock import Clock
-from wrenn_server.hostagent.sandbox.files import Files
-from wrenn_server.hostagent.sandbox.journal import Entry, Journal
-from wrenn_server.hostagent.sandbox.quiet import Quiet
-from wrenn_server.hostagent.sandbox.uploads import Uploads
+from wrenn_server.hostagent.guest.client import WARM_UP, Connect, GuestFailed, nameless
+from wrenn_server.hostagent.network.base import Egress, Slot
+from wrenn_server.hostagent.sandbox.host import Host
+from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.hostagent.vmm.base import Driver, Place, Vm, VmmError, VmSpec
+from wrenn_server.hostagent.vmm.base import Vm, VmmError
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason
@@ -41,59 +32,6 @@ log = structlog.get_logger()
 
 Source = Callable[[], AbstractAsyncContextManager[Saved]]
 """Gives what a VM comes from, and keeps it there; entering may take as long as the boot of a template."""
-
-
-class Strays(Protocol):
-    """Control groups, as linux/cgroup.Cgroups has them: the way to VMs that have no owner."""
-
-    def children(self, path: str) -> list[str]: ...
-
-    async def remove(self, path: str) -> None:
-        """Ends all of its processes first. Idempotent."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """What the sandboxes of one host share."""
-
-    driver: Driver
-    slots: SlotPool
-    files: Files
-    journal: Journal
-    guest: Guest
-    clock: Clock
-    cgroup: str
-    """Parent of the sandboxes' cgroups, `wrenn-<tag>`."""
-    strays: Strays
-    starts: asyncio.Semaphore
-    """How many VMs may be on their way up at once: more would only delay one another."""
-    changed: Callable[[Entry], None]
-    """Called after every change of a sandbox; must be quick."""
-    uploads: Uploads | None = None
-    """None: there is no object store."""
-    quiet: Quiet = field(default_factory=Quiet)
-
-    def spec(self, entry: Entry, overlay: Path) -> VmSpec:
-        return VmSpec(
-            vcpus=entry.vcpus,
-            memory_mb=entry.memory_mb,
-            kernel=self.files.paths.kernel,
-            initrd=self.files.paths.initrd,
-            root_image=Path(entry.image or "/"),
-            overlay=overlay,
-        )
-
-    def place(self, id: str, slot: Slot, directory: Path) -> Place:
-        return Place(
-            id=id,
-            directory=directory,
-            uid=slot.uid,
-            gid=slot.uid,
-            netns=slot.netns,
-            tap=TAP,
-            cgroup=f"{self.cgroup}/{id}",
-        )
 
 
 @dataclass(slots=True)

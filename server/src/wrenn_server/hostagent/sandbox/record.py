@@ -3,8 +3,8 @@
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Host
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire.agent import SandboxReport
 

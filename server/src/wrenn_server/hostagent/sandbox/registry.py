@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -16,15 +15,17 @@ from wrenn_server.hostagent.guest.client import incarnation
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import checks, lifecycle, recipe
 from wrenn_server.hostagent.sandbox.arrivals import Arrivals
+from wrenn_server.hostagent.sandbox.forks import Forks
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Damaged, Entry
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
-from wrenn_server.hostagent.sandbox.messages import Begin, Call, Checkpoint, Lease
+from wrenn_server.hostagent.sandbox.messages import Begin, Call, Lease
 from wrenn_server.hostagent.sandbox.owner import Owner
-from wrenn_server.hostagent.sandbox.recipe import Failed, Host
+from wrenn_server.hostagent.sandbox.recipe import Failed
 from wrenn_server.hostagent.sandbox.snapshots import Snapshots
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
 from wrenn_server.hostagent.sandbox.warm import Warm
-from wrenn_server.hostagent.storage.sealed import Saved, saved_in
+from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, WrennError
 from wrenn_server.model.sandbox import State
@@ -61,6 +62,7 @@ class Registry:
         self._warm = warm
         self._arrivals = Arrivals(host)
         self._snapshots = Snapshots(host.files.named, host.uploads)
+        self._forks = Forks(host.files.snapshots, self._start, lambda id: id in self._owners)
         self._one_team = one_team
         self._owners: dict[str, Owner] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -245,54 +247,8 @@ class Registry:
     async def fork(self, id: str, body: wire.Fork) -> wire.ForkReport:
         """Forks that could not be started are told in the report; the source runs on in any case."""
         checks.targets(body.targets)
-        owner = self._owner(id)
         # In a task of its own: the checkpoint must stay until all have started, even when the caller goes away.
-        return await asyncio.shield(self._task(self._fork(owner, body), f"fork {id}"))
-
-    async def _fork(self, owner: Owner, body: wire.Fork) -> wire.ForkReport:
-        files = self._host.files
-        async with AsyncExitStack() as stack:
-            saved, parent = None, owner.entry
-            if any(target.id not in self._owners for target in body.targets):
-                directory = await stack.enter_async_context(
-                    files.snapshots.checkpointing(memory_mb=owner.entry.memory_mb)
-                )
-                checkpoint = Checkpoint(directory)
-                await owner.ask(Call(Command.FORK, body.generation, checkpoint=checkpoint))
-                parent = checkpoint.of or parent
-                saved = saved_in(directory, Path(parent.image or ""))
-                crash_point("fork.checkpointed")
-            results = [self._fork_one(parent, target, saved) for target in body.targets]
-            report = wire.ForkReport(list(await asyncio.gather(*results)))
-            crash_point("fork.started")
-        crash_point("fork.cleared")
-        return report
-
-    async def _fork_one(self, parent: Entry, target: wire.ForkTarget, saved: Saved | None) -> wire.ForkResult:
-        entry = replace(
-            parent,
-            id=target.id,
-            generation=target.generation,
-            state=State.STARTING,
-            access_token=target.access_token,
-            expires_at=None,
-            slot=None,
-            place=None,
-            vm=None,
-        )
-
-        @asynccontextmanager
-        async def source() -> AsyncGenerator[Saved]:
-            if saved is None:
-                raise Conflict("its checkpoint is no more", code="fork_failed")
-            yield saved
-
-        lease = Lease(target.ttl_sec, target.on_timeout, target.pause_memory)
-        try:
-            report = await self._start(entry, lease, source, proof=parent.access_token)
-        except WrennError as error:
-            return wire.ForkResult(id=target.id, error_code=error.code, error_message=error.message)
-        return wire.ForkResult(id=target.id, report=report)
+        return await asyncio.shield(self._task(self._forks.make(self._owner(id), body), f"fork {id}"))
 
     async def snapshot(self, id: str, body: wire.Snapshot) -> wire.SnapshotReport:
         """The source runs on in any case, and need not be there any more when the same is asked for again."""

@@ -6,10 +6,11 @@ from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from wrenn_server.hostagent.sandbox import recipe
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.interrupt import Interrupts
 from wrenn_server.hostagent.sandbox.journal import unbroken
 from wrenn_server.hostagent.sandbox.messages import Checkpoint
-from wrenn_server.hostagent.sandbox.recipe import Box, Host
+from wrenn_server.hostagent.sandbox.recipe import Box
 from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.hostagent.storage.sealed import MEMORY

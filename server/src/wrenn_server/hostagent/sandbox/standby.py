@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from wrenn_server.hostagent.guest.client import REHEARSAL, anonymous
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import recipe
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Hold, Host, Steps
+from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Hold, Steps
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Vm, VmExit
 from wrenn_server.linux.crash import crash_point

@@ -15,8 +15,9 @@ import structlog
 
 from wrenn_server.hostagent.sandbox import recipe
 from wrenn_server.hostagent.sandbox.files import TEMPLATE
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Failed, Host
+from wrenn_server.hostagent.sandbox.recipe import Failed
 from wrenn_server.hostagent.storage import templates as storage
 from wrenn_server.hostagent.storage.sealed import Saved, is_sealed, saved_in
 from wrenn_server.hostagent.vmm.base import VmmError

@@ -15,8 +15,9 @@ from typing import Self
 import structlog
 
 from wrenn_server.hostagent.guest.client import GuestFailed
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Failed, Host
+from wrenn_server.hostagent.sandbox.recipe import Failed
 from wrenn_server.hostagent.sandbox.standby import Restored, restored
 from wrenn_server.hostagent.storage.sealed import Saved, is_sealed
 from wrenn_server.hostagent.vmm.base import VmmError
