@@ -180,10 +180,21 @@ def test_signals_become_shell_codes(exit_code: int, status: str, code: int) -> N
     assert execution.code_of(result) == code
 
 
-def process(*arguments: str) -> "subprocess.Popen[bytes]":
+PROGRAM = ["-m", "wrenn.cli.main"]
+# A signal goes to another thread, as if it came just before the main thread's system call.
+MISSED = """
+import signal, sys, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+from wrenn.cli.main import main
+sys.exit(main())
+"""
+
+
+def process(*arguments: str, program: list[str] = PROGRAM) -> "subprocess.Popen[bytes]":
     """The command line in a process of its own, for what concerns its real input and its signals."""
     return subprocess.Popen(
-        [sys.executable, "-m", "wrenn.cli.main", *arguments],
+        [sys.executable, *program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -205,14 +216,15 @@ def test_exec_feeds_input(platform: Platform) -> None:
 
 
 @pytest.mark.usefixtures("cli")
-def test_an_interrupt_kills_the_command(platform: Platform) -> None:
+@pytest.mark.parametrize("program", [PROGRAM, ["-c", MISSED]], ids=["in time", "missed by the main thread"])
+def test_an_interrupt_kills_the_command(platform: Platform, program: list[str]) -> None:
     async def runs(to: Exchange) -> None:
         await to.stdout(b"started\n")
         await platform.killed.wait()
         await to.exit(-1, "signal: killed")
 
     platform.commands["runs"] = runs
-    with process("exec", platform.add()["id"], "--", "runs") as child:
+    with process("exec", platform.add()["id"], "--", "runs", program=program) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"started\n"
         child.send_signal(signal.SIGINT)

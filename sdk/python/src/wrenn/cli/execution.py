@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import Annotated, BinaryIO
 
 from cyclopts import Parameter
@@ -150,10 +151,11 @@ def execute(
         threading.Thread(target=forward, args=(sandbox, handle.pid, sys.stdin.buffer), daemon=True).start()
     targets: dict[str, BinaryIO] = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     try:
-        for piece in handle:
-            targets[piece.stream].write(piece.data)
-            targets[piece.stream].flush()
-        return code_of(handle.wait())
+        with interrupting(lambda: stop(handle)):
+            for piece in handle:
+                targets[piece.stream].write(piece.data)
+                targets[piece.stream].flush()
+            return code_of(handle.wait())
     except KeyboardInterrupt:
         stop(handle)
         return output.INTERRUPTED
@@ -164,6 +166,35 @@ def execute(
         return BROKEN_PIPE
     finally:
         handle.disconnect()
+
+
+@contextmanager
+def interrupting(stop: Callable[[], None]) -> Generator[None]:
+    """Calls `stop` on SIGINT, whatever the main thread is doing.
+
+    Python raises KeyboardInterrupt between two of its own instructions. A signal that comes just before a system call
+    is noticed when that has returned, which the read of a silent command's output never does.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def listen() -> None:
+        while numbers := os.read(reading, 64):
+            if signal.SIGINT in numbers:
+                stop()
+        os.close(reading)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
 
 
 def forward(sandbox: Sandbox, pid: int, source: BinaryIO) -> None:
