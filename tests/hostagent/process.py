@@ -24,6 +24,8 @@ from wrenn_server.wire import envd, http1, stream
 
 NETWORK, UID_BASE = "10.211.0.0/20", 57_000
 """Apart from those of an install on the same machine."""
+CALL_TIMEOUT = 300.0
+"""Seconds: a hundred forks, one after the other where guests are emulated."""
 
 
 class AgentProcess:
@@ -101,7 +103,7 @@ class AgentProcess:
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         host, _, port = self.address.rpartition(":")
         connected = await stream.connect_tcp(host, int(port))
-        async with http1.Connection(connected, timeouts=http1.Timeouts(head=120)) as connection:
+        async with http1.Connection(connected, timeouts=http1.Timeouts(head=CALL_TIMEOUT)) as connection:
             data = b"" if body is None else msgspec.json.encode(body)
             response = await connection.request(method, path, headers=self.headers, body=data)
             answer = await response.read(limit=1 << 20)

@@ -89,7 +89,7 @@ async def test_a_connection_that_breaks_is_tried_again() -> None:
             await writer.drain()
 
     async with guest_that(serve) as connecting:
-        assert await guest().introduce(connecting, init, None) == "0.7.0"
+        assert (await guest().introduce(connecting, init, None)).version == "0.7.0"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ class FakeEnvd:
         """It never finishes a sync."""
         self.metrics: bytes | None = b"{}"
         """None: it never answers."""
+        self.renewed = "random,boot_id,nonsense"
+        """What it says of itself on the answer to `/init`."""
         self.loopback: bytes | None = None
         """What it answers when it is asked for a port of its loopback; None: nobody listens there."""
         self.port = 0
@@ -90,7 +92,7 @@ class FakeEnvd:
                 await reader.read()
             elif head.startswith("GET /metrics "):
                 status, answer = 200, self.metrics or b""
-            framing = f"Content-Length: {len(answer)}\r\nConnection: close"
+            framing = f"Content-Length: {len(answer)}\r\nConnection: close\r\nX-Envd-Renewed: {self.renewed}"
             writer.write(f"HTTP/1.1 {status} Answer\r\n{framing}\r\n\r\n".encode() + answer)
             await writer.drain()
         writer.close()

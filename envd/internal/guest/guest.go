@@ -27,6 +27,7 @@ type Guest struct {
 	cpu       cpuMeter
 
 	initLock sync.Mutex
+	renewed  []string // by the last Init that began a life
 }
 
 // Open prepares the machine for envd's life: cgroups, memory priority and the state of a previous run of this

@@ -25,33 +25,31 @@ type kernel interface {
 	bind(source, target string) error
 }
 
-// become gives this clone its own random numbers, time and names. Random numbers come first: the boot id
-// below is drawn from them.
-func (g *Guest) become(who identity) error {
-	if len(who.entropy) > 0 {
-		if err := g.kernel.addEntropy(who.entropy); err != nil {
-			return fmt.Errorf("random pool: %w", err)
+// become gives this clone its own random numbers, time and names, and tells which. Random numbers come first: the
+// boot id below is drawn from them.
+func (g *Guest) become(who identity) (renewed []string, err error) {
+	for _, step := range []struct {
+		name  string
+		asked bool
+		do    func() error
+	}{
+		{"random", len(who.entropy) > 0, func() error { return g.kernel.addEntropy(who.entropy) }},
+		{"clock", !who.now.IsZero(), func() error { return g.kernel.setClock(who.now) }},
+		{"hostname", who.hostname != "", func() error { return g.rename(who.hostname) }},
+		{"machine_id", who.machineID != "", func() error {
+			return overwrite(filepath.Join(g.root, "etc/machine-id"), who.machineID+"\n", 0o644)
+		}},
+		{"boot_id", true, g.renewBootID},
+	} {
+		if !step.asked {
+			continue
 		}
-	}
-	if !who.now.IsZero() {
-		if err := g.kernel.setClock(who.now); err != nil {
-			return fmt.Errorf("clock: %w", err)
+		if err := step.do(); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.name, err)
 		}
+		renewed = append(renewed, step.name)
 	}
-	if who.hostname != "" {
-		if err := g.rename(who.hostname); err != nil {
-			return fmt.Errorf("hostname: %w", err)
-		}
-	}
-	if who.machineID != "" {
-		if err := overwrite(filepath.Join(g.root, "etc/machine-id"), who.machineID+"\n", 0o644); err != nil {
-			return fmt.Errorf("machine-id: %w", err)
-		}
-	}
-	if err := g.renewBootID(); err != nil {
-		return fmt.Errorf("boot_id: %w", err)
-	}
-	return nil
+	return renewed, nil
 }
 
 func (g *Guest) rename(name string) error {

@@ -56,16 +56,31 @@ func (g *Guest) Init(token string, request *InitRequest) (newLife bool, err erro
 		return false, err
 	}
 	newLife = !current.Initialised || next.LifecycleID != current.LifecycleID
-	if newLife && g.touch {
-		if err := g.become(identity); err != nil {
-			return false, err
+	renewed := g.renewed
+	if newLife {
+		renewed = nil
+		if g.touch {
+			if renewed, err = g.become(identity); err != nil {
+				return false, err
+			}
+		}
+		if next.AccessToken != current.AccessToken {
+			renewed = append(renewed, "token")
 		}
 	}
 	if err := g.save(next); err != nil {
 		return false, err
 	}
 	g.state.Store(next)
+	g.renewed = renewed
 	return newLife, nil
+}
+
+// Renewed names what the present life has of its own: `random`, `clock`, `hostname`, `machine_id`, `boot_id`, `token`.
+func (g *Guest) Renewed() []string {
+	g.initLock.Lock()
+	defer g.initLock.Unlock()
+	return g.renewed
 }
 
 // apply gives the state that follows current.

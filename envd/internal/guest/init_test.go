@@ -88,6 +88,10 @@ func TestInitMakesTheCloneUnique(t *testing.T) {
 	if got := content(t, g, "etc/hostname"); got != "sb1\n" {
 		t.Errorf("hostname %q", got)
 	}
+	own := []string{"random", "clock", "hostname", "machine_id", "boot_id", "token"}
+	if got := g.Renewed(); !reflect.DeepEqual(got, own) {
+		t.Errorf("renewed %q", got)
+	}
 	wantState := State{
 		AccessToken: "one", Env: map[string]string{"A": "1"}, DefaultUser: "u", DefaultWorkdir: "/w", SandboxID: "sb1",
 		TemplateID: "tpl", LifecycleID: "life1", Initialised: true,
@@ -104,8 +108,8 @@ func TestInitOfTheSameLifeIsIdempotent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(kernel.calls) != 4 {
-		t.Errorf("calls %q", kernel.calls)
+	if len(kernel.calls) != 4 || len(g.Renewed()) != 6 {
+		t.Errorf("calls %q, renewed %q", kernel.calls, g.Renewed())
 	}
 	// absent fields stay
 	newLife, err := g.Init("one", parse(t, `{"envVars":{"B":"2"}}`))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +47,7 @@ func (s *Server) init(w http.ResponseWriter, r *http.Request) {
 		if newLife {
 			s.lives.endOthers(r.Context())
 		}
+		w.Header().Set("X-Envd-Renewed", strings.Join(s.machine.Renewed(), ","))
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

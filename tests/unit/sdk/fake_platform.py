@@ -210,7 +210,22 @@ class Platform:
                 point = {"timestamp_unix": 1795477651.5, "cpu_pct": 12.5, "cpu_count": 2, **sizes, **disk}
                 await to.answer(200, {"sandbox_id": row["id"], "points": [point]})
             case "POST", ["fork"]:
-                await to.answer(201, [{"sandbox": self.add(**row)} for _ in range(body["count"])])
+                renewed = ["random", "boot_id", "token"]
+                forks = [{"sandbox": self.add(**row), "renewed": renewed} for _ in range(body["count"])]
+                await to.answer(201, forks)
+            case "POST", ["snapshots"]:
+                snapshot = {"id": "snap_1", "sandbox_id": row["id"], "memory": body.get("memory", True)}
+                names = [f"{body['name']}:default"] if "name" in body else []
+                shape = {
+                    name: row[name] for name in ("template", "vcpus", "memory_mb", "disk_mb", "created_at")
+                }
+                await to.answer(201, {**snapshot, **shape, "names": names, "size_bytes": 1 << 20})
+            case "POST", ["rollback"]:
+                if body["snapshot"] not in ("snap_1", "before"):
+                    await to.problem(400, "snapshot_of_another", "not a snapshot of it")
+                    return
+                row["generation"] += 1
+                await to.answer(200, row)
             case _:
                 await to.problem(404, "not_found", "no such path")
 

@@ -60,6 +60,9 @@ def test_a_sandbox_s_life(cli: Cli, platform: Platform, capfd: pytest.CaptureFix
     assert cli("fork", sandbox_id, "-n", "2") == 0
     forks = text(capfd)[0].split()
     assert len(forks) == 2
+    assert cli("snapshot", sandbox_id, "--name", "before") == 0
+    assert text(capfd)[0] == "snap_1\n"
+    assert cli("rollback", sandbox_id, "before") == 0
     assert cli("url", sandbox_id, "8080") == 0
     assert text(capfd)[0].startswith(f"http://8080-{sandbox_id}.localhost:")
     assert cli("get", sandbox_id) == 0

@@ -128,10 +128,23 @@ def test_metrics(platform: Platform, sandbox: Sandbox) -> None:
 def test_forks_are_sandboxes(platform: Platform, sandbox: Sandbox) -> None:
     forks = sandbox.fork(3, metadata={"a": "b"})
     assert len({sandbox.id, *(fork.id for fork in forks)}) == 4
+    assert [fork.renewed for fork in forks] == [("random", "boot_id", "token")] * 3
+    assert sandbox.renewed == ()
     assert platform.requests[-1].json() == {"count": 3, "metadata": {"a": "b"}}
     forks[0].kill()
     assert forks[1].is_running()
     assert sandbox.is_running()
+
+
+def test_snapshot_and_rollback(platform: Platform, sandbox: Sandbox) -> None:
+    snapshot = sandbox.snapshot("before", memory=False)
+    assert platform.requests[-1].json() == {"name": "before", "memory": False}
+    assert (snapshot.sandbox_id, snapshot.names, snapshot.memory) == (sandbox.id, ("before:default",), False)
+    for reference in (snapshot, snapshot.id, "before"):
+        before = sandbox.info().generation
+        assert sandbox.rollback(reference).generation == before + 1
+    with pytest.raises(wrenn.InvalidRequestError):
+        sandbox.rollback("snap_2")
 
 
 def test_a_fork_that_fails_keeps_the_others(platform: Platform, sandbox: Sandbox) -> None:

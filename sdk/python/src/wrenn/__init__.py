@@ -63,6 +63,7 @@ from wrenn.models import (
     Sample,
     SandboxInfo,
     Signal,
+    SnapshotInfo,
 )
 
 __version__ = _version.VERSION
@@ -112,6 +113,7 @@ __all__ = [
     "ServerTimeoutError",
     "ServerUnreachableError",
     "Signal",
+    "SnapshotInfo",
     "TemplateNotFoundError",
     "Timeouts",
     "TooLargeError",

@@ -114,6 +114,15 @@ class ForkRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     metadata: dict[str, str] | None = None
 
 
+class SnapshotRequest(msgspec.Struct, omit_defaults=True):
+    name: str | None = None
+    memory: bool = True
+
+
+class RollbackRequest(msgspec.Struct):
+    snapshot: str
+
+
 class TimeoutRequest(msgspec.Struct):
     timeout_sec: int
 
@@ -157,6 +166,7 @@ class MetricsAnswer(msgspec.Struct):
 class Fork(msgspec.Struct):
     sandbox: SandboxAnswer | None = None
     error: ConnectProblem | None = None
+    renewed: tuple[str, ...] = ()
 
 
 # --- process.Process ---

@@ -75,8 +75,8 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxAnswer(SandboxInfo, frozen=True, kw_only=True):
-    """What create, get, resume and fork answer: with the tokens for the sandbox's own agent and ports, which are never
-    shown."""
+    """What create, get, resume, rollback and fork answer: with the tokens for the sandbox's own agent and ports, which are
+    never shown."""
 
     envd_access_token: str | None = None
     traffic_token: str | None = None
@@ -86,6 +86,26 @@ class SandboxAnswer(SandboxInfo, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return repr(self.info())
+
+
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A saved sandbox, to go back to or to start others from. Times are UTC."""
+
+    id: str
+    """What `Sandbox.create` takes as the template, and `rollback`."""
+    sandbox_id: str
+    """The sandbox that it was taken of."""
+    names: tuple[str, ...] = ()
+    """`name:tag` of all that lead to it."""
+    template: str
+    memory: bool
+    """False: the disk alone; what starts from it boots."""
+    vcpus: int
+    memory_mb: int
+    disk_mb: int
+    size_bytes: int
+    """That it takes on its host's disk."""
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

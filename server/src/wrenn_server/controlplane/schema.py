@@ -111,6 +111,10 @@ class SandboxRestore(Request):
     timeout_sec: TimeoutSec | None = None
 
 
+class SandboxRollback(Request):
+    snapshot: Annotated[TemplateRef, Meta(description="Of this very sandbox: its id, `name` or `name:tag`")]
+
+
 class SandboxFork(Request):
     count: Annotated[int, Meta(ge=1, le=100)] = 1
     timeout_sec: TimeoutSec | None = None
@@ -159,7 +163,7 @@ class Sandbox(Struct, kw_only=True):
     host_id: str | UnsetType = UNSET
     envd_version: str | UnsetType = UNSET
     envd_access_token: Annotated[
-        str | UnsetType, Meta(description="In the answers of create, get, resume and fork")
+        str | UnsetType, Meta(description="In the answers of create, get, resume, rollback and fork")
     ] = UNSET
     reason: Reason | UnsetType = UNSET
     message: str | UnsetType = UNSET
@@ -192,6 +196,13 @@ class Forked(Struct, kw_only=True):
 
     sandbox: Sandbox | UnsetType = UNSET
     error: ForkError | UnsetType = UNSET
+    renewed: Annotated[
+        list[str] | UnsetType,
+        Meta(
+            description="What the copy has of its own instead of its source's, by its guest's word: `random` (the kernel's "
+            "random numbers), `clock`, `hostname`, `machine_id`, `boot_id`, `token` (envd's)"
+        ),
+    ] = UNSET
 
 
 # Snapshots

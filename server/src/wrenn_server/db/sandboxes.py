@@ -10,11 +10,15 @@ from datetime import datetime
 import msgspec
 
 from wrenn_server.db.pool import Executor, row, rows
-from wrenn_server.model.sandbox import State
+from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire.agent import Network
 
 LEASE_SEC = 15.0
 """How long a sandbox whose worker died stays as it was left."""
+
+
+GO_ON = (Reason.DRAIN, Reason.ROLLBACK)
+"""Reasons of those that rest for a moment only: whoever paused them lets them run on."""
 
 
 class SandboxRow(msgspec.Struct, kw_only=True):
@@ -398,12 +402,13 @@ async def move(db: Executor, seen: SandboxRow, host_id: str, room: Room) -> bool
 
 
 async def interrupted(db: Executor, idle_sec: float) -> list[SandboxRow]:
-    """Paused for a move to another host, by somebody who has not finished it."""
+    """Paused for a move to another host or for a rollback, by somebody who has not finished it."""
     records = await db.fetch(
         """SELECT * FROM sandboxes
-            WHERE state = 'paused' AND reason = 'drain' AND updated_at < now() - make_interval(secs => $1)
+            WHERE state = 'paused' AND reason = ANY($2) AND updated_at < now() - make_interval(secs => $1)
             ORDER BY id LIMIT 64""",
         idle_sec,
+        [reason.value for reason in GO_ON],
     )
     return rows(records, SandboxRow)
 

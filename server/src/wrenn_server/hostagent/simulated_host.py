@@ -111,6 +111,8 @@ class SimulatedHost:
         if body.stored is not None and sandbox_id not in self.held:
             await self.fetch(sandbox_id, wire.Fetch(generation=body.stored))
         held = self._get(sandbox_id)
+        if body.snapshot is not None:
+            self._check_earlier(body.snapshot, sandbox_id)
         if await self._go(Command.RESUME, sandbox_id, body.generation):
             boots = not (body.memory and held.report.saved_memory)
             proof, held.access_token = held.access_token, body.access_token
@@ -347,6 +349,15 @@ class SimulatedHost:
         if held is None:
             raise NotFound("this host has no such sandbox", code="sandbox_not_found")
         return held
+
+    def _check_earlier(self, snapshot_id: str, sandbox_id: str) -> None:
+        saved = self.snapshots.get(snapshot_id)
+        if saved is None and self.objects is not None:
+            saved = self.objects.snapshots.get(snapshot_id)
+        if saved is None:
+            raise checks.no_snapshot()
+        if saved.source.id != sandbox_id:
+            raise Conflict("the snapshot was taken of another sandbox", code="snapshot_of_another")
 
     def _store(self) -> SimulatedStore:
         if self.objects is None:

@@ -77,8 +77,14 @@ class Reason(StrEnum):
     HOST_LOST = "host_lost"
     DRAIN = "drain"
     """Of a paused one: its host is to become empty, and it goes on on another at once."""
+    ROLLBACK = "rollback"
+    """Of a paused one: it goes on at once, from a snapshot that was taken of it earlier."""
     START_FAILED = "start_failed"
     RESUME_FAILED = "resume_failed"
+
+
+RENEWED = ("random", "clock", "hostname", "machine_id", "boot_id", "token")
+"""What a guest can have renewed of what makes it one of its kind, in its own words."""
 
 
 class Shape:

@@ -98,6 +98,8 @@ class Resume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """In place of all that was, in force before the guest runs; None: as it was."""
     stored: int | None = None
     """Generation to fetch from the object store when this host has nothing of the sandbox."""
+    snapshot: str | None = None
+    """Id of a snapshot that was taken of this very sandbox, to go back to; None: go on from the pause."""
 
 
 class Store(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -212,6 +214,8 @@ class SandboxReport(msgspec.Struct, kw_only=True):
     """Of a paused one: the machine (`HostSpecs.machine`) under which all of it is in the object store; None: it is not."""
     expires_at: float | None = None
     """Unix seconds by the host's clock."""
+    renewed: list[str] = []
+    """Of `model.sandbox.RENEWED`, what its guest said at its last start that it had."""
 
 
 class SandboxList(msgspec.Struct):

@@ -22,6 +22,8 @@ from wrenn._wire import (
     MetricsAnswer,
     PauseRequest,
     ResumeRequest,
+    RollbackRequest,
+    SnapshotRequest,
     TimeoutRequest,
     decode,
 )
@@ -33,7 +35,7 @@ from wrenn.errors import (
     WrennError,
     from_connect,
 )
-from wrenn.models import Network, OnTimeout, Sample, SandboxAnswer, SandboxInfo
+from wrenn.models import Network, OnTimeout, Sample, SandboxAnswer, SandboxInfo, SnapshotInfo
 
 PAGE = 100
 
@@ -53,6 +55,8 @@ class Sandbox:
     :ivar commands: run programs
     :ivar files: read and write files
     :ivar traffic_token: of a `private` one: what requests to its ports carry in `E2b-Traffic-Access-Token`
+    :ivar renewed: of one that `fork` gave: what it has of its own instead of its source's, by its own word: `random` (the
+        kernel's random numbers), `clock`, `hostname`, `machine_id`, `boot_id`, `token`
     """
 
     def __init__(self, client: Client, answer: SandboxAnswer) -> None:
@@ -60,6 +64,7 @@ class Sandbox:
         self.id = answer.id
         self.client = client
         self.traffic_token = answer.traffic_token
+        self.renewed: tuple[str, ...] = ()
         self._held = True
         self._envd = Envd(client, answer.id, answer.envd_access_token)
         self.commands = Commands(self._envd)
@@ -239,6 +244,39 @@ class Sandbox:
             "resume", ResumeRequest(None if timeout is None else _seconds(timeout), memory)
         )
 
+    def snapshot(self, name: str | None = None, *, memory: bool = True) -> SnapshotInfo:
+        """Saves this running sandbox, which goes on, to `rollback` to or to `create` others from.
+
+        ```python
+        before = sandbox.snapshot()
+        sandbox.commands.run("make install")
+        sandbox.rollback(before)
+        ```
+
+        :param name: `name` or `name:tag` that leads to it from now on
+        :param memory: False: the disk alone, so that what starts from it boots
+        :raises ConflictError: it is not running
+        """
+        return self.client.transport.call(
+            "POST",
+            _path(self.id, "snapshots"),
+            SnapshotInfo,
+            SnapshotRequest(name, memory),
+            timeout=self.client.config.timeouts.lifecycle,
+            not_found=SandboxNotFoundError,
+        )
+
+    def rollback(self, snapshot: SnapshotInfo | str) -> SandboxInfo:
+        """Goes back to a snapshot of this sandbox: memory, processes and disk are those of then, id and URLs stay. A
+        paused one resumes from it. What was done since is gone; when it fails, nothing is.
+
+        :param snapshot: what `snapshot` gave, or its id, `name` or `name:tag`
+        :raises InvalidRequestError: it is of another sandbox
+        :raises ConflictError: it is neither running nor paused
+        """
+        reference = snapshot if isinstance(snapshot, str) else snapshot.id
+        return self._lifecycle("rollback", RollbackRequest(reference))
+
     def fork(
         self,
         count: int = 1,
@@ -265,7 +303,11 @@ class Sandbox:
             timeout=self.client.config.timeouts.lifecycle,
             not_found=SandboxNotFoundError,
         )
-        forks = [type(self)(self.client.acquire(), fork.sandbox) for fork in answer if fork.sandbox]
+        forks: list[Self] = []
+        for fork in answer:
+            if fork.sandbox:
+                forks.append(type(self)(self.client.acquire(), fork.sandbox))
+                forks[-1].renewed = fork.renewed
         errors = [from_connect(fork.error.code, fork.error.message) for fork in answer if fork.error]
         if errors:
             raise ForkError(f"{len(errors)} of {count} forks failed: {errors[0].message}", forks, errors)

@@ -30,6 +30,8 @@ COMMANDS: list[tuple[str, Callable[..., object]]] = [
     ("cp", copying.cp),
     ("pause", sandboxes.pause),
     ("resume", sandboxes.resume),
+    ("snapshot", sandboxes.snapshot),
+    ("rollback", sandboxes.rollback),
     ("fork", sandboxes.fork),
     ("timeout", sandboxes.timeout),
     ("url", sandboxes.url),

@@ -1,4 +1,4 @@
-"""`wrenn create`, `list`, `get`, `pause`, `resume`, `fork`, `timeout`, `kill`, `url`."""
+"""`wrenn create`, `list`, `get`, `pause`, `resume`, `snapshot`, `rollback`, `fork`, `timeout`, `kill`, `url`."""
 
 from __future__ import annotations
 
@@ -137,6 +137,41 @@ def resume(
     """
     with connection.client() as client:
         quietly(Sandbox.connect(sandbox, client=client).resume(timeout=timeout, memory=memory), json)
+
+
+def snapshot(
+    sandbox: str,
+    /,
+    *,
+    name: str | None = None,
+    memory: bool = True,
+    json: Flag = False,
+    connection: Connection = HERE,
+) -> None:
+    """Save a running sandbox, which goes on; print the snapshot's id.
+
+    :param sandbox: Its id.
+    :param name: NAME or NAME:TAG that leads to it from now on.
+    :param memory: Whether its memory is saved; without it what starts from it boots.
+    :param json: Print all about it as JSON.
+    """
+    with connection.client() as client:
+        made = Sandbox.connect(sandbox, client=client).snapshot(name, memory=memory)
+        if json:
+            output.write_json(made)
+        else:
+            sys.stdout.write(made.id + "\n")
+
+
+def rollback(sandbox: str, snapshot: str, /, *, json: Flag = False, connection: Connection = HERE) -> None:
+    """Take a sandbox back to a snapshot of it. What it did since is lost.
+
+    :param sandbox: Its id.
+    :param snapshot: Id, NAME or NAME:TAG of the snapshot.
+    :param json: Print what it is afterwards as JSON.
+    """
+    with connection.client() as client:
+        quietly(Sandbox.connect(sandbox, client=client).rollback(snapshot), json)
 
 
 def fork(

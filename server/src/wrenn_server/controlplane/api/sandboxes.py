@@ -11,7 +11,15 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.services import forks, idempotency, network, pauses, sandboxes, timeouts
+from wrenn_server.controlplane.services import (
+    forks,
+    idempotency,
+    network,
+    pauses,
+    rollbacks,
+    sandboxes,
+    timeouts,
+)
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.sandbox import State
@@ -164,6 +172,21 @@ async def restore(
     return shape.sandbox(row, secrets=True)
 
 
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/rollback",
+    operation_id="rollbackSandbox",
+    tags=["sandboxes"],
+    status_code=200,
+)
+async def rollback(
+    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxRollback]
+) -> schema.Sandbox:
+    """Go back to a snapshot that was taken of this sandbox: memory and disk are those of then, id and URL stay. A paused
+    one resumes from it. What was done since is gone when this answers; when it fails, nothing is lost."""
+    row = await rollbacks.rollback(cp, caller.team_id, sandbox_id, data.snapshot)
+    return shape.sandbox(row, secrets=True)
+
+
 @post("/v1/sandboxes/{sandbox_id:str}/fork", operation_id="forkSandbox", tags=["sandboxes"])
 async def fork(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxFork | None] = None
@@ -243,4 +266,4 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-ROUTES = [create, listing, get_one, kill, pause, resume, restore, fork, timeout, set_network]
+ROUTES = [create, listing, get_one, kill, pause, resume, restore, rollback, fork, timeout, set_network]

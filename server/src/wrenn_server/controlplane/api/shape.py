@@ -98,6 +98,7 @@ def fork_result(forked: Forked) -> schema.Forked:
     return schema.Forked(
         sandbox=sandbox(forked.sandbox, secrets=True) if forked.sandbox else UNSET,
         error=schema.ForkError(forked.error.code, forked.error.message) if forked.error else UNSET,
+        renewed=forked.renewed if forked.sandbox else UNSET,
     )
 
 

@@ -9,7 +9,6 @@ When no host has room, all stays as it is, and is tried again.
 """
 
 import asyncio
-from datetime import UTC, datetime
 
 import structlog
 
@@ -70,7 +69,7 @@ async def empty(cp: ControlPlane, host: HostRow) -> None:
 
     async with asyncio.TaskGroup() as group:
         for row in await db_sandboxes.alive_on(cp.db, host.id):
-            if row.state in (State.RUNNING, State.PAUSED) and row.reason != Reason.DRAIN:
+            if row.state in (State.RUNNING, State.PAUSED) and row.reason not in db_sandboxes.GO_ON:
                 group.create_task(one(row), name=f"move {row.id}")
     for snapshot in await db_snapshots.unstored_on(cp.db, host.id):
         await cp.hosts.store_snapshot(cp.host(host.id, host.address), snapshot.id)
@@ -96,10 +95,7 @@ async def _running(cp: ControlPlane, host: HostRow, where: Host, row: SandboxRow
         await _store(cp, host, where, paused)
     finally:
         # Whatever came of it, here or there it runs on.
-        left = None
-        if row.expires_at is not None:
-            left = max(1.0, (row.expires_at - datetime.now(UTC)).total_seconds())
-        moved = await pauses.go_on(cp, paused, left)
+        moved = await pauses.go_on(cp, paused, pauses.left_of(row))
         log.info("moved", action="moved", sandbox_id=row.id, before=host.id, after=moved.host_id)
 
 

@@ -1,7 +1,7 @@
 """Forking: copies of a running sandbox, each of which succeeds or fails by itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
@@ -20,6 +20,8 @@ class Forked:
 
     sandbox: SandboxRow | None
     error: WrennError | None
+    renewed: list[str] = field(default_factory=list[str])
+    """Of `model.sandbox.RENEWED`: what its guest has of its own, by its own word."""
 
 
 async def fork(
@@ -106,7 +108,7 @@ async def _forked(cp: ControlPlane, row: SandboxRow, host: Host, result: agent.F
         if result is not None and result.report is not None:
             running = await outcomes.started(cp, row, host, result.report)
             crash_point("fork.row_settled")
-            return Forked(running, None)
+            return Forked(running, None, result.report.renewed)
         error: WrennError = Internal("the host did not fork this one", code="agent_error")
         if result is not None and result.error_message:
             error = Internal(result.error_message, code=result.error_code)

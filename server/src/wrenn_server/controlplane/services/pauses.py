@@ -2,6 +2,7 @@
 failed resume leaves it paused; what is true is what the host says."""
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 
 import structlog
 
@@ -46,11 +47,14 @@ async def resume(
     return await cp.work.finish(_resume(cp, team_id, sandbox_id, timeout_sec, memory), f"resume {sandbox_id}")
 
 
-async def go_on(cp: ControlPlane, row: SandboxRow, ttl_sec: float | None) -> SandboxRow:
-    """Resumes one that was paused for a move, with what was left of its time to live. Raises as `resume`.
+async def go_on(
+    cp: ControlPlane, row: SandboxRow, ttl_sec: float | None, *, snapshot_id: str | None = None
+) -> SandboxRow:
+    """Resumes one that was paused for a move or a rollback, with what was left of its time to live. Raises as `resume`.
 
-    :param ttl_sec: None: all of it"""
-    work = _resume(cp, row.team_id, row.id, None, True, ttl_sec=ttl_sec)
+    :param ttl_sec: None: all of it
+    :param snapshot_id: taken of it earlier, to go back to"""
+    work = _resume(cp, row.team_id, row.id, None, True, ttl_sec=ttl_sec, snapshot_id=snapshot_id)
     return await cp.work.finish(work, f"resume {row.id}")
 
 
@@ -64,6 +68,13 @@ async def restore(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: 
     """
     work = _resume(cp, team_id, sandbox_id, timeout_sec, True, before=State.LOST)
     return await cp.work.finish(work, f"restore {sandbox_id}")
+
+
+def left_of(row: SandboxRow) -> float | None:
+    """Seconds of a running one's time to live, for `go_on`."""
+    if row.expires_at is None:
+        return None
+    return max(1.0, (row.expires_at - datetime.now(UTC)).total_seconds())
 
 
 async def _pause(
@@ -110,6 +121,7 @@ async def _resume(
     *,
     before: State = State.PAUSED,
     ttl_sec: float | None = None,
+    snapshot_id: str | None = None,
 ) -> SandboxRow:
     verb = "resume" if before is State.PAUSED else "restore"
     row = await sandboxes.get(cp, team_id, sandbox_id)
@@ -132,6 +144,7 @@ async def _resume(
                 pause_memory=resuming.pause_memory,
                 network=resuming.network,
                 stored=resuming.stored_generation if resuming.is_stored else None,
+                snapshot=snapshot_id,
             )
             try:
                 report = await cp.hosts.resume(host, row.id, message)

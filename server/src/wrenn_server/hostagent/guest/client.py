@@ -12,12 +12,14 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 
 from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.model.sandbox import RENEWED
 from wrenn_server.wire import envd, http1, stream
 
 T = TypeVar("T")
@@ -46,11 +48,32 @@ WARM_UP_TIMEOUT = 20.0
 PATIENCE = 5.0
 FLUSH_TIMEOUT = 10.0
 """Seconds, beside those for the amount."""
+RENEWED_HEADER = "x-envd-renewed"
+"""On the answer to `/init`: words of `RENEWED`, separated by commas."""
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}")
 
 
 class GuestFailed(Exception):
     """envd did not answer in time, or not as it must; the message says what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """What a guest said of itself when it was told who it is."""
+
+    version: str
+    """Of its envd."""
+    renewed: list[str]
+    """Words of `RENEWED`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    version: str
+    """Of envd."""
+    renewed: list[str]
 
 
 class Guest:
@@ -83,12 +106,14 @@ class Guest:
             path = "/process.Process/Start"
 
             async def start() -> int:
-                return (await self._ask(connect, "POST", path, headers, lambda: body))[0]  # noqa: B023 - awaited at once
+                return (await self._ask(connect, "POST", path, headers, lambda: body)).status  # noqa: B023 - awaited at once
 
             await self._until(WARM_UP_TIMEOUT, doing, start)
 
-    async def introduce(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> str:
-        """Tells a restored guest who it is now; its envd's version.
+    async def introduce(
+        self, connect: Connect, init: Callable[[], envd.Init], proof: str | None
+    ) -> Introduced:
+        """Tells a restored guest who it is now.
 
         :raises GuestFailed: it did not acknowledge within the start timeout"""
         doing = f"waiting for envd to acknowledge /init within {self._start_timeout:g} s"
@@ -102,27 +127,27 @@ class Guest:
 
         async def ask() -> None:
             headers = [("X-Access-Token", token)]
-            status, body, _ = await self._ask(connect, "POST", "/sync", headers, lambda: b"", seconds)
-            if status != 204:
-                raise GuestFailed(f"envd answered /sync with {status}: {printable(body)}")
+            answer = await self._ask(connect, "POST", "/sync", headers, lambda: b"", seconds)
+            if answer.status != 204:
+                raise GuestFailed(f"envd answered /sync with {answer.status}: {printable(answer.body)}")
 
         await self._until(seconds, f"writing out the guest's file systems within {seconds:.0f} s", ask)
 
-    async def _init(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> str:
+    async def _init(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> Introduced:
         headers = [("Content-Type", "application/json")]
         if proof is not None:
             headers.append(("X-Access-Token", proof))
         # Encoded when the connection stands: the guest's clock is set from it.
-        status, body, version = await self._ask(connect, "POST", "/init", headers, lambda: encode(init()))
-        if status != 204:
-            raise GuestFailed(f"envd answered /init with {status}: {printable(body)}")
-        return version
+        answer = await self._ask(connect, "POST", "/init", headers, lambda: encode(init()))
+        if answer.status != 204:
+            raise GuestFailed(f"envd answered /init with {answer.status}: {printable(answer.body)}")
+        return Introduced(answer.version, answer.renewed)
 
     async def _health(self, connect: Connect) -> str:
-        status, body, version = await self._ask(connect, "GET", "/health", [], lambda: b"")
-        if status not in (200, 204):
-            raise GuestFailed(f"envd answered /health with {status}: {printable(body)}")
-        return version
+        answer = await self._ask(connect, "GET", "/health", [], lambda: b"")
+        if answer.status not in (200, 204):
+            raise GuestFailed(f"envd answered /health with {answer.status}: {printable(answer.body)}")
+        return answer.version
 
     async def _ask(
         self,
@@ -132,17 +157,23 @@ class Guest:
         headers: list[tuple[str, str]],
         body: Callable[[], bytes],
         patience: float = PATIENCE,
-    ) -> tuple[int, bytes, str]:
-        """One request on a connection of its own: status, body and envd's version.
+    ) -> Answer:
+        """One request on a connection of its own.
 
         :param patience: seconds without a byte of the answer"""
         timeouts = http1.Timeouts(head=patience, idle=patience)
         connection = http1.Connection(await _connected(connect), host="envd", timeouts=timeouts)
         async with connection:
             response = await connection.request(method, path, headers=headers, body=body())
-            answer = await response.read(limit=ANSWER_LIMIT)
+            content = await response.read(limit=ANSWER_LIMIT)
             version = response.header("x-envd-version") or ""
-            return response.status, answer, version if _VERSION.fullmatch(version) else PROTOCOL
+            told = (response.header(RENEWED_HEADER) or "").split(",")
+            return Answer(
+                status=response.status,
+                body=content,
+                version=version if _VERSION.fullmatch(version) else PROTOCOL,
+                renewed=[word for word in RENEWED if word in told],
+            )
 
     async def _until(self, timeout: float, doing: str, talk: Callable[[], Awaitable[T]]) -> T:
         """Repeats `talk` while its connection breaks or stays silent. All of envd's calls here may be repeated."""

@@ -63,6 +63,8 @@ class Entry(msgspec.Struct, kw_only=True):
     network: Network = msgspec.field(default_factory=Network)
     """What it may reach."""
     envd_version: str = ""
+    renewed: list[str] = []
+    """What its guest renewed of itself when it started last."""
     reason: Reason | None = None
     message: str | None = None
     console: str | None = None

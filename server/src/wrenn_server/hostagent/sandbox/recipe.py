@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from wrenn_server.hostagent.guest.client import WARM_UP, Connect, GuestFailed, nameless
+from wrenn_server.hostagent.guest.client import WARM_UP, Connect, GuestFailed, Introduced, nameless
 from wrenn_server.hostagent.network.base import Egress, Slot
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
@@ -50,7 +50,7 @@ class Box:
     egress: Egress
     vm: Vm
     overlay: Path
-    envd_version: str
+    introduced: Introduced
     complaint: str | None
     """For a person: what may be missing on its disk."""
     hold: Hold = field(default_factory=Hold)
@@ -188,10 +188,10 @@ async def _brought_up(
             proof = None  # what has just booted has no token yet
             steps.done("boot")
             crash_point("vm.booted")
-        version = await introduce(host, slot, vm, init, proof)
+        introduced = await introduce(host, slot, vm, init, proof)
         steps.done("guest")
         crash_point("vm.introduced")
-    return Box(entry, slot, egress, vm, overlay, version, complaint, hold)
+    return Box(entry, slot, egress, vm, overlay, introduced, complaint, hold)
 
 
 async def flushed(host: Host, slot: Slot, entry: Entry, token: str) -> str | None:
@@ -228,7 +228,8 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
         except (VmmError, WrennError) as error:
             await host.strays.remove(f"{host.cgroup}/{name}")  # nobody can steer it any more
             raise Failed(Reason.VMM_CRASHED, f"its VM cannot be taken over: {error}") from error
-        yield Box(entry, slot, egress, vm, overlay, entry.envd_version, None, hold)
+        known = Introduced(entry.envd_version, entry.renewed)
+        yield Box(entry, slot, egress, vm, overlay, known, None, hold)
 
 
 @asynccontextmanager
@@ -263,7 +264,9 @@ def to_envd(host: Host, slot: Slot) -> Connect:
     return lambda timeout: host.slots.connect(slot, envd.PORT, timeout)
 
 
-async def introduce(host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None) -> str:
+async def introduce(
+    host: Host, slot: Slot, vm: Vm, init: Callable[[], envd.Init], proof: str | None
+) -> Introduced:
     try:
         talk = host.guest.introduce(to_envd(host, slot), init, proof)
         return await before_exit(vm, talk)

@@ -92,4 +92,5 @@ class Record:
             saved_generation=entry.snapshot,
             stored=stored,
             expires_at=entry.expires_at,
+            renewed=entry.renewed,
         )

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -177,6 +178,10 @@ class Registry:
         host = self._host
         if body.stored is not None and id not in self._owners:
             await self.fetch(id, wire.Fetch(generation=body.stored))
+        earlier = None
+        if body.snapshot is not None:
+            checks.snapshot_id(body.snapshot)
+            earlier = await self._snapshots.of(body.snapshot, id)
 
         def begin(paused: Entry) -> Begin:
             intent = replace(paused, state=State.RESUMING, network=body.network or paused.network)
@@ -184,17 +189,18 @@ class Registry:
             init = incarnation(target)
 
             @asynccontextmanager
-            async def source() -> AsyncGenerator[Saved]:
+            async def rest() -> AsyncGenerator[Saved]:
                 if paused.snapshot is None:
                     raise Internal("the journal names no snapshot", code="snapshot_missing")
                 yield await host.files.snapshots.saved(id, paused.snapshot)
 
+            source, proof = rest, paused.access_token
+            if body.snapshot is not None and earlier is not None:
+                source, proof = partial(self._snapshots.using, body.snapshot), earlier.access_token
             return Begin(
                 target,
                 Lease(body.ttl_sec, body.on_timeout, body.pause_memory),
-                lambda: recipe.running(
-                    host, intent, source, init=init, proof=paused.access_token, reboot=not body.memory
-                ),
+                lambda: recipe.running(host, intent, source, init=init, proof=proof, reboot=not body.memory),
             )
 
         return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))

@@ -115,6 +115,13 @@ class Snapshots:
             raise checks.no_snapshot()
         return source
 
+    async def of(self, id: str, sandbox_id: str) -> Source:
+        """As `source`. :raises Conflict: it was taken of another sandbox"""
+        source = await self.source(id)
+        if source.sandbox_id != sandbox_id:
+            raise Conflict("the snapshot was taken of another sandbox", code="snapshot_of_another")
+        return source
+
     @asynccontextmanager
     async def using(self, id: str) -> AsyncGenerator[Saved]:
         """Its files, which stay as long as this lasts: a VM that has been started needs them no more.

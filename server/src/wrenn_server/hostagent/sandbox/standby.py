@@ -60,7 +60,7 @@ class Restored:
                     crash_point("standby.intent_written")
                     await self.vm.resume()
                     crash_point("standby.woken")
-                    version = await recipe.introduce(host, slot, self.vm, init, None)
+                    introduced = await recipe.introduce(host, slot, self.vm, init, None)
                     steps.done("guest")
                     crash_point("standby.introduced")
             except Failed as failure:
@@ -73,7 +73,7 @@ class Restored:
                 )
                 return None
             await stack.enter_async_context(attempt.pop_all())
-            return Box(entry, slot, egress, self.vm, overlay, version, None, self.hold)
+            return Box(entry, slot, egress, self.vm, overlay, introduced, None, self.hold)
 
 
 async def restored(host: Host, name: str, entry: Entry, saved: Saved) -> Restored:
