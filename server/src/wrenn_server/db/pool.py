@@ -104,8 +104,9 @@ class Database:
                 await raw.add_listener(channel, told)
             yield lost
         finally:
-            raw.terminate()  # takes the listener with it, even when the connection is broken
-            await self._pool.release(raw)
+            with contextlib.suppress(asyncpg.InterfaceError):  # one that is lost has left the pool by itself
+                raw.terminate()  # takes the listener with it
+                await self._pool.release(raw)
 
 
 Executor = Database | Connection
