@@ -1,3 +1,51 @@
+CREATE FUNCTION public.actor_name(kind text, id text) RETURNS text
+    LANGUAGE sql STABLE
+    AS $_$
+    SELECT CASE kind WHEN 'user' THEN (SELECT u.email FROM users u WHERE u.id = $2)
+                     WHEN 'api_key' THEN (SELECT k.name FROM api_keys k WHERE k.id = $2) END
+$_$;
+CREATE FUNCTION public.event_write(team_id text, type text, outcome text, resource_type text, resource_id text, actor text, metadata jsonb, error text, sandbox jsonb) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    kind text := coalesce(split_part(actor, ' ', 1), 'system');
+    who text := nullif(split_part(actor, ' ', 2), '');
+BEGIN
+    INSERT INTO events (team_id, type, outcome, resource_type, resource_id, actor_type, actor_id, actor_name,
+                        metadata, error, sandbox)
+    VALUES (team_id, type, outcome, resource_type, resource_id, kind, who, actor_name(kind, who),
+            jsonb_strip_nulls(metadata), error, sandbox);
+    PERFORM pg_notify('wrenn', 'event');
+END $$;
+CREATE FUNCTION public.events_publish(at_most integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    head bigint;
+    teams text[];
+    count integer;
+BEGIN
+    SELECT position INTO head FROM event_head FOR UPDATE;
+    WITH new AS (
+        SELECT sequence, row_number() OVER (ORDER BY sequence) AS number
+          FROM (SELECT sequence FROM events WHERE position IS NULL ORDER BY sequence LIMIT at_most) oldest),
+    numbered AS (
+        UPDATE events e SET position = head + new.number FROM new WHERE e.sequence = new.sequence RETURNING e.team_id)
+    SELECT array_agg(DISTINCT coalesce(team_id, '')), count(*) INTO teams, count FROM numbered;
+    IF count > 0 THEN
+        UPDATE event_head SET position = head + count;
+        PERFORM pg_notify('wrenn', 'events ' || team) FROM unnest(teams) AS team;
+    END IF;
+    RETURN count;
+END $$;
+CREATE FUNCTION public.hosts_event() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM event_write(NULL, CASE NEW.status WHEN 'online' THEN 'host.up' ELSE 'host.down' END, NULL, 'host', NEW.id,
+                        NULL, jsonb_build_object('from', OLD.status, 'address', NEW.address), NULL, NULL);
+    RETURN NULL;
+END $$;
 CREATE FUNCTION public.hosts_notify() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -13,6 +61,38 @@ CREATE FUNCTION public.sandbox_takes(state text, vcpus integer, memory_mb intege
            CASE WHEN state IN ('failed', 'killed') THEN 0 WHEN state = 'paused' THEN disk_mb + memory_mb ELSE disk_mb END,
            CASE WHEN state IN ('failed', 'killed') THEN 0 ELSE 1 END
 $$;
+CREATE FUNCTION public.sandboxes_event() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    working CONSTANT text[] := ARRAY['starting', 'pausing', 'resuming', 'killing'];
+    done text := CASE
+        WHEN NEW.state = 'killed' THEN 'sandbox.destroy'
+        WHEN OLD.state = 'starting' AND NEW.state IN ('running', 'failed') THEN 'sandbox.create'
+        WHEN OLD.state IN ('running', 'pausing') AND NEW.state = 'paused'
+          OR OLD.state = 'pausing' AND NEW.state = 'running' THEN 'sandbox.pause'
+        WHEN OLD.state = 'resuming' AND (NEW.state = 'running' OR NEW.state = 'paused' AND NEW.message IS NOT NULL)
+            THEN 'sandbox.resume' END;
+    good boolean := NOT (NEW.state = 'failed' OR OLD.state = 'pausing' AND NEW.state = 'running'
+                         OR OLD.state = 'resuming' AND NEW.state = 'paused');
+    changed jsonb := CASE WHEN done IS NULL THEN jsonb_build_object('from', OLD.state, 'to', NEW.state) ELSE '{}' END;
+BEGIN
+    PERFORM event_write(
+        NEW.team_id,
+        coalesce(done, 'sandbox.state.changed'),
+        CASE WHEN done IS NOT NULL THEN CASE WHEN good THEN 'success' ELSE 'error' END END,
+        'sandbox',
+        NEW.id,
+        CASE WHEN NEW.state <> 'lost' AND (OLD.state = ANY (working) OR NEW.state = ANY (working)) THEN NEW.actor END,
+        changed || jsonb_build_object('reason', NEW.reason),
+        CASE WHEN done IS NOT NULL AND NOT good THEN coalesce(NEW.message, NEW.reason, done || ' failed') END,
+        jsonb_build_object(
+            'state', NEW.state, 'template', NEW.template, 'vcpus', NEW.vcpus, 'memory_mb', NEW.memory_mb,
+            'disk_mb', NEW.disk_mb, 'timeout_sec', NEW.timeout_sec, 'generation', NEW.generation,
+            'created_at', NEW.created_at, 'started_at', NEW.started_at, 'last_active_at', NEW.last_active_at,
+            'updated_at', NEW.updated_at, 'metadata', NEW.metadata));
+    RETURN NULL;
+END $$;
 CREATE FUNCTION public.sandboxes_notify() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -59,6 +139,22 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+CREATE FUNCTION public.snapshots_event() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM event_write(
+        NEW.team_id,
+        CASE OLD.state WHEN 'creating' THEN 'snapshot.create' ELSE 'snapshot.delete' END,
+        CASE WHEN OLD.state = 'creating' AND NEW.state <> 'ready' THEN 'error' ELSE 'success' END,
+        'snapshot',
+        NEW.id,
+        NEW.actor,
+        jsonb_build_object('sandbox_id', NEW.sandbox_id, 'template', NEW.template),
+        CASE WHEN OLD.state = 'creating' AND NEW.state <> 'ready' THEN 'the snapshot could not be made' END,
+        NULL);
+    RETURN NULL;
+END $$;
 CREATE TABLE public.api_keys (
     id text NOT NULL,
     team_id text NOT NULL,
@@ -68,6 +164,38 @@ CREATE TABLE public.api_keys (
     created_by text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_used_at timestamp with time zone
+);
+CREATE TABLE public.event_head (
+    id integer DEFAULT 1 NOT NULL,
+    "position" bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT event_head_id_check CHECK ((id = 1))
+);
+CREATE TABLE public.events (
+    sequence bigint NOT NULL,
+    "position" bigint,
+    id text DEFAULT ('evt_'::text || substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 1, 20)) NOT NULL,
+    team_id text,
+    type text NOT NULL,
+    outcome text,
+    resource_type text NOT NULL,
+    resource_id text NOT NULL,
+    actor_type text NOT NULL,
+    actor_id text,
+    actor_name text,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    error text,
+    sandbox jsonb,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT events_actor_type_check CHECK ((actor_type = ANY (ARRAY['user'::text, 'api_key'::text, 'system'::text]))),
+    CONSTRAINT events_outcome_check CHECK ((outcome = ANY (ARRAY['success'::text, 'error'::text])))
+);
+ALTER TABLE public.events ALTER COLUMN sequence ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.events_sequence_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 CREATE TABLE public.host_tokens (
     digest bytea NOT NULL,
@@ -179,6 +307,7 @@ CREATE TABLE public.sandboxes (
     stored_generation integer,
     stored_machine text,
     stored_in text,
+    actor text,
     CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
     CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
 )
@@ -205,6 +334,7 @@ CREATE TABLE public.snapshots (
     check_after timestamp with time zone,
     stored_machine text,
     stored_in text,
+    actor text,
     CONSTRAINT snapshots_state_check CHECK ((state = ANY (ARRAY['creating'::text, 'ready'::text, 'failed'::text, 'deleting'::text])))
 );
 CREATE TABLE public.teams (
@@ -240,6 +370,14 @@ ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_digest_key UNIQUE (digest);
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.event_head
+    ADD CONSTRAINT event_head_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_id_key UNIQUE (id);
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (sequence);
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_position_key UNIQUE ("position");
 ALTER TABLE ONLY public.host_tokens
     ADD CONSTRAINT host_tokens_pkey PRIMARY KEY (digest);
 ALTER TABLE ONLY public.hosts
@@ -271,6 +409,9 @@ ALTER TABLE ONLY public.users
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
+CREATE INDEX events_created ON public.events USING btree (created_at);
+CREATE INDEX events_new ON public.events USING btree (sequence) WHERE ("position" IS NULL);
+CREATE INDEX events_team ON public.events USING btree (team_id, "position");
 CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
 CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
 CREATE INDEX samples_at ON public.samples USING btree (at);
@@ -284,10 +425,13 @@ CREATE INDEX sandboxes_template ON public.sandboxes USING btree (team_id, templa
 CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
+CREATE TRIGGER hosts_event AFTER UPDATE OF status ON public.hosts FOR EACH ROW WHEN (((old.status <> new.status) AND (new.status = ANY (ARRAY['online'::text, 'unreachable'::text])))) EXECUTE FUNCTION public.hosts_event();
 CREATE TRIGGER hosts_notify AFTER UPDATE OF address, status ON public.hosts FOR EACH ROW WHEN (((old.address IS DISTINCT FROM new.address) OR (old.status <> new.status))) EXECUTE FUNCTION public.hosts_notify();
+CREATE TRIGGER sandboxes_event AFTER UPDATE OF state ON public.sandboxes FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION public.sandboxes_event();
 CREATE TRIGGER sandboxes_notify AFTER UPDATE ON public.sandboxes FOR EACH ROW WHEN ((((old.state = ANY (ARRAY['running'::text, 'pausing'::text, 'resuming'::text])) AND (new.state <> old.state)) OR ((old.state = 'running'::text) AND ((new.generation <> old.generation) OR (new.host_id IS DISTINCT FROM old.host_id))))) EXECUTE FUNCTION public.sandboxes_notify();
 CREATE TRIGGER sandboxes_reserve_insert AFTER INSERT OR DELETE ON public.sandboxes FOR EACH ROW EXECUTE FUNCTION public.sandboxes_reserve();
 CREATE TRIGGER sandboxes_reserve_update AFTER UPDATE OF state, host_id ON public.sandboxes FOR EACH ROW WHEN (((old.state <> new.state) OR (old.host_id IS DISTINCT FROM new.host_id))) EXECUTE FUNCTION public.sandboxes_reserve();
+CREATE TRIGGER snapshots_event AFTER UPDATE OF state ON public.snapshots FOR EACH ROW WHEN ((((old.state = 'creating'::text) AND (new.state <> 'creating'::text)) OR ((old.state = 'ready'::text) AND (new.state = 'deleting'::text)))) EXECUTE FUNCTION public.snapshots_event();
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.api_keys

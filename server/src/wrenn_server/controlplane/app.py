@@ -26,7 +26,7 @@ from wrenn_server.controlplane.reconcile import loop
 from wrenn_server.controlplane.reconcile import samples as reconcile_samples
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
-from wrenn_server.controlplane.services import idempotency, routes, wakes
+from wrenn_server.controlplane.services import events, idempotency, routes, wakes
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.traffic import Traffic
 from wrenn_server.controlplane.workers import Place
@@ -92,6 +92,7 @@ async def serving(
             certificate = await stack.enter_async_context(certified(config.tls))
             tls_address = await listening(config.tls.listen, certificate)
         address = await listening(config.listen)
+        stack.callback(cp.feed.close)  # before listeners wait for their clients: streams would never end
         yield Running(address, tls_address, cp)
 
 
@@ -115,12 +116,15 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
         doing = await stack.enter_async_context(work.running(db))
         cp = ControlPlane(config=config, db=db, keys=own, hosts=client, routes=where, work=doing)
         stack.push_async_callback(wakes.close, cp)
+        where.on_news.append(cp.feed.heard)
         for name, once, interval, wake in (
             ("hosts", reconcile_hosts.converge, reconcile_hosts.INTERVAL, None),
             ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),
             ("snapshots", reconcile_snapshots.converge, reconcile_snapshots.INTERVAL, None),
             ("drains", reconcile_drains.converge, reconcile_drains.INTERVAL, None),
             ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
+            ("events", events.publish, events.PUBLISH_INTERVAL, cp.feed.new),
+            ("old events", events.expire, events.EXPIRE_INTERVAL, None),
             ("samples", reconcile_samples.converge, reconcile_samples.INTERVAL, None),
             ("seen", write_seen, seen.INTERVAL, None),
         ):

@@ -8,6 +8,7 @@ from wrenn_server.controlplane.hosts_client import Host, HostsClient
 from wrenn_server.controlplane.keys import Keys
 from wrenn_server.controlplane.metrics import Metrics
 from wrenn_server.controlplane.seen import Seen
+from wrenn_server.controlplane.services.feed import Feed
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.work import Work
 from wrenn_server.db.pool import Database
@@ -21,6 +22,7 @@ class ControlPlane:
     hosts: HostsClient
     routes: Routes
     work: Work
+    feed: Feed = field(default_factory=Feed)
     seen: Seen = field(default_factory=Seen)
     metrics: Metrics = field(default_factory=Metrics)
     wake: asyncio.Event = field(default_factory=asyncio.Event)

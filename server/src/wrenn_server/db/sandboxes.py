@@ -9,6 +9,7 @@ from datetime import datetime
 
 import msgspec
 
+from wrenn_server.db import actor
 from wrenn_server.db.pool import Executor, row, rows
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire.agent import Network
@@ -137,10 +138,11 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
                   FOR UPDATE OF h)
            INSERT INTO sandboxes (id, team_id, template_id, template, host_id, state, vcpus, memory_mb, disk_mb,
                                   timeout_sec, on_timeout, metadata, access_token, check_after, image, snapshot_id,
-                                  pause_memory, auto_resume, network, traffic_token, mask_host)
+                                  pause_memory, auto_resume, network, traffic_token, mask_host, actor)
            SELECT n.id, n.team_id, n.template_id, n.template, host.id, 'starting', n.vcpus, n.memory_mb, n.disk_mb,
                   n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16),
-                  n.image, n.snapshot_id, n.pause_memory, n.auto_resume, n.network, n.traffic_token, n.mask_host
+                  n.image, n.snapshot_id, n.pause_memory, n.auto_resume, n.network, n.traffic_token, n.mask_host,
+                  $24
              FROM new n, host
            RETURNING *""",
         [n.id for n in new],
@@ -166,6 +168,7 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
         [n.network for n in new],
         [n.traffic_token for n in new],
         [n.mask_host for n in new],
+        actor.current.get(),
     )
     return rows(records, SandboxRow)
 
@@ -195,7 +198,7 @@ async def begin(
 ) -> SandboxRow | None:
     """Compare-and-set into a state that somebody now works on. None: the sandbox is not as it was thought to be."""
     record = await db.fetchrow(
-        """UPDATE sandboxes SET state = $4, reason = coalesce($6, reason), updated_at = now(),
+        """UPDATE sandboxes SET state = $4, reason = coalesce($6, reason), actor = $7, updated_at = now(),
                   check_after = now() + make_interval(secs => $5)
             WHERE id = $1 AND generation = $2 AND state = ANY($3) RETURNING *""",
         sandbox_id,
@@ -204,6 +207,7 @@ async def begin(
         after.value,
         LEASE_SEC,
         reason,
+        actor.current.get(),
     )
     return row(record, SandboxRow)
 
@@ -241,7 +245,7 @@ async def begin_resume(
               SET state = 'resuming', generation = s.generation + 1, host_id = host.id,
                   timeout_sec = coalesce($3, s.timeout_sec),
                   saved_generation = CASE WHEN $8 = 'lost' THEN s.stored_generation ELSE s.saved_generation END,
-                  updated_at = now(), check_after = now() + make_interval(secs => $6)
+                  actor = $10, updated_at = now(), check_after = now() + make_interval(secs => $6)
              FROM paused, host WHERE s.id = paused.id RETURNING s.*""",
         sandbox_id,
         generation,
@@ -252,6 +256,7 @@ async def begin_resume(
         host_id,
         before.value,
         room.disk,
+        actor.current.get(),
     )
     return row(record, SandboxRow)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from wrenn_server.db import actor
 from wrenn_server.db.pool import Executor, row, rows
 from wrenn_server.db.sandboxes import LEASE_SEC
 from wrenn_server.model.snapshot import SnapshotState
@@ -51,9 +52,9 @@ async def insert(
     """One that is being made of a sandbox. None: the sandbox does not run any more, or not as thought."""
     record = await db.fetchrow(
         """INSERT INTO snapshots (id, team_id, sandbox_id, template_id, template, image, host_id, state, memory,
-                                  vcpus, memory_mb, disk_mb, check_after)
+                                  vcpus, memory_mb, disk_mb, check_after, actor)
            SELECT $1, s.team_id, s.id, s.template_id, s.template, s.image, s.host_id, 'creating', $4,
-                  s.vcpus, s.memory_mb, s.disk_mb, now() + make_interval(secs => $5)
+                  s.vcpus, s.memory_mb, s.disk_mb, now() + make_interval(secs => $5), $6
              FROM sandboxes s WHERE s.id = $2 AND s.generation = $3 AND s.state = 'running'
         RETURNING *""",
         id,
@@ -61,6 +62,7 @@ async def insert(
         generation,
         memory,
         LEASE_SEC,
+        actor.current.get(),
     )
     return row(record, SnapshotRow)
 
@@ -176,11 +178,12 @@ async def users(db: Executor, ids: Sequence[str]) -> list[str]:
 async def begin_delete(db: Executor, ids: Sequence[str]) -> None:
     """ready → deleting, of locked rows."""
     await db.execute(
-        """UPDATE snapshots SET state = 'deleting', updated_at = now(),
+        """UPDATE snapshots SET state = 'deleting', actor = $3, updated_at = now(),
                   check_after = now() + make_interval(secs => $2)
             WHERE id = ANY($1) AND state = 'ready'""",
         list(ids),
         LEASE_SEC,
+        actor.current.get(),
     )
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import (
     auth,
+    events,
     exec,
     files,
     hosts,
@@ -71,6 +72,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                 route_handlers=[
                     *sandboxes.ROUTES,
                     *snapshots.ROUTES,
+                    *events.ROUTES,
                     samples.metrics,
                     *exec.ROUTES,
                     *files.ROUTES,

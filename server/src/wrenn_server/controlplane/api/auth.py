@@ -10,8 +10,9 @@ from litestar.handlers import BaseRouteHandler
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import hosts, users
 from wrenn_server.controlplane.services.users import Caller
+from wrenn_server.db import actor
 from wrenn_server.db.hosts import HostRow
-from wrenn_server.model.errors import Forbidden, Unauthorized
+from wrenn_server.model.errors import Forbidden, Unauthorized, WrennError
 
 Cp = NamedDependency[ControlPlane]
 Who = NamedDependency[Caller]
@@ -24,7 +25,7 @@ async def caller_guard(connection: Connection, _: BaseRouteHandler) -> None:
     cp = control_plane(connection)
     key = connection.headers.get("x-api-key")
     if key is not None:
-        connection.state.caller = await users.by_api_key(cp, key)
+        _enter(connection, await users.by_api_key(cp, key))
         return
     token = _bearer(connection)
     if token is None:
@@ -34,7 +35,7 @@ async def caller_guard(connection: Connection, _: BaseRouteHandler) -> None:
         )
     # `Bearer` with an API key is what some HTTP clients make of a key; it says the same.
     by = users.by_api_key if users.key_digest(token) else users.by_token
-    connection.state.caller = await by(cp, token)
+    _enter(connection, await by(cp, token))
 
 
 async def user_guard(connection: Connection, _: BaseRouteHandler) -> None:
@@ -44,7 +45,7 @@ async def user_guard(connection: Connection, _: BaseRouteHandler) -> None:
         raise Unauthorized(
             "this needs a login", hint="POST /v1/auth/login gives a token for `Authorization: Bearer …`"
         )
-    connection.state.caller = await users.by_token(control_plane(connection), token)
+    _enter(connection, await users.by_token(control_plane(connection), token))
 
 
 async def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -62,6 +63,15 @@ async def host_guard(connection: Connection, _: BaseRouteHandler) -> None:
     if connection.path_params.get("host_id") != host.id:
         raise Forbidden("this token is another host's")
     connection.state.host = host
+
+
+async def may_still(connection: Connection) -> bool:
+    """What let this request in lets it in now: for answers that last."""
+    try:
+        await caller_guard(connection, connection.scope["route_handler"])
+    except WrennError:
+        return False
+    return True
 
 
 def control_plane(connection: Connection) -> ControlPlane:
@@ -82,6 +92,11 @@ def provide_caller(request: Request[Any, Any, Any]) -> Caller:
 
 def provide_host(request: Request[Any, Any, Any]) -> HostRow:
     return request.state.host
+
+
+def _enter(connection: Connection, caller: Caller) -> None:
+    connection.state.caller = caller
+    actor.current.set(caller.actor)
 
 
 def _bearer(connection: Connection) -> str | None:

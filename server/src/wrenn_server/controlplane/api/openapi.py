@@ -11,7 +11,7 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from wrenn_server.controlplane import schema
+from wrenn_server.controlplane import schema, schema_events
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -83,7 +83,10 @@ def describe(app: Litestar) -> dict[str, Any]:
         "content": {"multipart/form-data": {"schema": _UPLOAD}},
     }
     paths["/v1/sandboxes/{sandbox_id}/files/read"]["post"]["responses"]["200"]["content"] = _BINARY
-    for path in ("/v1/sandboxes", "/v1/snapshots"):
+    paths["/v1/events/stream"]["get"]["responses"]["200"]["content"] = {
+        "text/event-stream": {"schema": {"type": "string"}}
+    }
+    for path in ("/v1/sandboxes", "/v1/snapshots", "/v1/events"):
         paths[path]["get"]["responses"]["200"]["headers"] = {
             "X-Next-Cursor": {
                 "schema": {"type": "string"},
@@ -97,7 +100,7 @@ def _components(names: set[str]) -> dict[str, Any]:
     """By msgspec itself, which also does the checking: nothing that it refuses is missing here."""
     types = {
         name: value
-        for module in (agent, schema)  # of two with one name, that of the API
+        for module in (agent, schema_events, schema)  # of two with one name, that of the API
         for name, value in vars(module).items()
         if name in names and value.__module__ == module.__name__
     }

@@ -41,25 +41,25 @@ def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
         on_timeout=cast("schema.OnTimeout", row.on_timeout),
         pause_memory=row.pause_memory,
         auto_resume=row.auto_resume,
-        saved_memory=_or_unset(row.saved_memory),
+        saved_memory=or_unset(row.saved_memory),
         created_at=row.created_at,
-        started_at=_or_unset(row.started_at),
-        last_active_at=_or_unset(row.last_active_at),
+        started_at=or_unset(row.started_at),
+        last_active_at=or_unset(row.last_active_at),
         last_updated=row.updated_at,
-        expires_at=_or_unset(row.expires_at),
+        expires_at=or_unset(row.expires_at),
         metadata=row.metadata,
         network=network(row.network),
         private=row.traffic_token is not None,
-        traffic_token=_or_unset(row.traffic_token) if secrets else UNSET,
-        mask_host=_or_unset(row.mask_host),
-        snapshot_id=_or_unset(row.snapshot_id),
+        traffic_token=or_unset(row.traffic_token) if secrets else UNSET,
+        mask_host=or_unset(row.mask_host),
+        snapshot_id=or_unset(row.snapshot_id),
         generation=row.generation,
-        host_id=_or_unset(row.host_id),
+        host_id=or_unset(row.host_id),
         envd_version=row.envd_version or UNSET,
         envd_access_token=row.access_token if secrets else UNSET,
         reason=Reason(row.reason) if row.reason else UNSET,
-        message=_or_unset(row.message),
-        console=_or_unset(row.console),
+        message=or_unset(row.message),
+        console=or_unset(row.console),
     )
 
 
@@ -113,13 +113,13 @@ def snapshot(row: SnapshotRow) -> schema.Snapshot:
         memory_mb=row.memory_mb,
         disk_mb=row.disk_mb,
         size_bytes=row.size_bytes,
-        host_id=_or_unset(row.host_id),
+        host_id=or_unset(row.host_id),
         created_at=row.created_at,
     )
 
 
 def process(info: ProcessInfo) -> schema.Process:
-    return schema.Process(pid=info.pid, cmd=info.config.cmd, args=info.config.args, tag=_or_unset(info.tag))
+    return schema.Process(pid=info.pid, cmd=info.config.cmd, args=info.config.args, tag=or_unset(info.tag))
 
 
 def file_entry(entry: Entry) -> schema.FileEntry:
@@ -146,9 +146,9 @@ def api_key(row: ApiKeyRow, key: str | UnsetType = UNSET) -> schema.ApiKey:
         team_id=row.team_id,
         name=row.name,
         key_prefix=row.key_prefix,
-        created_by=_or_unset(row.created_by),
+        created_by=or_unset(row.created_by),
         created_at=row.created_at,
-        last_used_at=_or_unset(row.last_used_at),
+        last_used_at=or_unset(row.last_used_at),
         key=key,
     )
 
@@ -162,7 +162,7 @@ def host(row: HostRow) -> schema.Host:
         id=row.id,
         type=cast('Literal["regular"]', row.type),
         status=cast('Literal["pending", "online", "unreachable"]', row.status),
-        address=_or_unset(row.address),
+        address=or_unset(row.address),
         arch=row.arch,
         cpus=row.cpus,
         memory_mb=row.memory_mb,
@@ -177,12 +177,12 @@ def host(row: HostRow) -> schema.Host:
         cpus_reserved=row.cpus_reserved,
         memory_mb_reserved=row.memory_mb_reserved,
         disk_mb_reserved=row.disk_mb_reserved,
-        last_heartbeat_at=_or_unset(row.last_heartbeat_at),
-        created_by=_or_unset(row.created_by),
+        last_heartbeat_at=or_unset(row.last_heartbeat_at),
+        created_by=or_unset(row.created_by),
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
 
 
-def _or_unset(value: T | None) -> T | UnsetType:
+def or_unset(value: T | None) -> T | UnsetType:
     return UNSET if value is None else value

@@ -64,6 +64,9 @@ class Routes:
         self._watching: dict[str, set[asyncio.Event]] = {}
         self.on_gone: list[Callable[[str], None]] = []
         """Called with the id of a sandbox that stopped running where it was."""
+        self.on_news: list[Callable[[str, str], None]] = []
+        """Called with kind and name of all else that is told on the channel; with "" twice when something may have been
+        missed."""
 
     async def locate(self, sandbox_id: SandboxId) -> Location:
         """
@@ -147,6 +150,12 @@ class Routes:
             self._changes += 1
             for sandbox_id in [s for s, location in self._known.items() if location.host_id == name]:
                 del self._known[sandbox_id]
+        else:
+            self._news(kind, name)
+
+    def _news(self, kind: str, name: str) -> None:
+        for call in self.on_news:
+            call(kind, name)
 
     async def listen(self) -> None:
         """Runs for ever: hears of changes, and starts anew when the connection is lost."""
@@ -154,6 +163,7 @@ class Routes:
             try:
                 async with self._db.listening(CHANNEL, self._heard) as lost:
                     self._listening = True
+                    self._news("", "")
                     await lost.wait()
             except WrennError as error:
                 log.warning("cannot listen for changes", action="listen_failed", error=error.message)

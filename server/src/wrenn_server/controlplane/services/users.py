@@ -35,6 +35,12 @@ class Caller:
     """None: an API key, which is the team's."""
     role: str
     is_admin: bool
+    key_id: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """As rows and events have it."""
+        return f"user {self.user_id}" if self.user_id is not None else f"api_key {self.key_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ async def by_api_key(cp: ControlPlane, key: str) -> Caller:
     if row is None:
         raise Unauthorized("this API key is not valid", code="invalid_api_key")
     cp.seen.key(row.id)
-    return Caller(row.team_id, None, "member", False)
+    return Caller(row.team_id, None, "member", False, row.id)
 
 
 async def by_token(cp: ControlPlane, token: str) -> Caller:

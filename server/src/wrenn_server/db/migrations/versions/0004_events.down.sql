@@ -1,0 +1,13 @@
+DROP TRIGGER hosts_event ON hosts;
+DROP TRIGGER snapshots_event ON snapshots;
+DROP TRIGGER sandboxes_event ON sandboxes;
+DROP FUNCTION events_publish;
+DROP FUNCTION hosts_event;
+DROP FUNCTION snapshots_event;
+DROP FUNCTION sandboxes_event;
+DROP FUNCTION event_write;
+DROP FUNCTION actor_name;
+DROP TABLE event_head;
+DROP TABLE events;
+ALTER TABLE snapshots DROP COLUMN actor;
+ALTER TABLE sandboxes DROP COLUMN actor;
