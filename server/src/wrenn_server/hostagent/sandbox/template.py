@@ -59,7 +59,7 @@ class Templates:
         self._boots: dict[str, asyncio.Task[Prepared]] = {}
         self._turn = asyncio.Semaphore(BOOTS_AT_ONCE)
         self._proven: dict[str, Saved] = {}
-        """Found whole since this process started: looking at every page of samples again would cost each create."""
+        """Found whole since this process started: reading all of it again would cost each create."""
         self._version = ""
 
     async def __aenter__(self) -> "Templates":

@@ -72,9 +72,14 @@ def read(descriptor: int, number: int) -> bytes:
     return os.pread(descriptor, CHUNK, number * CHUNK)
 
 
+def is_empty(data: bytes) -> bool:
+    """Whether there is nothing but zeroes in a chunk."""
+    return data == _ZEROES[: len(data)]
+
+
 def name_of(data: bytes) -> str | None:
     """None: zeroes."""
-    return None if data == _ZEROES[: len(data)] else hashlib.sha256(data).hexdigest()
+    return None if is_empty(data) else hashlib.sha256(data).hexdigest()
 
 
 def pack(data: bytes) -> bytes:
