@@ -4,6 +4,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from wrenn_server.controlplane.reconcile.decide import (
     Decision,
@@ -204,3 +205,21 @@ def test_a_copy_on_another_host_goes_when_it_is_old_for_certain(
 ) -> None:
     decision = elsewhere(row(state, 3, saved=saved), report(State.PAUSED, reported))
     assert decision == (Remove(reported) if removed else Nothing())
+
+
+def test_a_spare_copy_goes_when_the_store_has_it_and_nobody_works_on_it() -> None:
+    spare, rests = report(State.PAUSED, 2), row(State.PAUSED, 2, saved=2, stored=2)
+    assert elsewhere(rests, spare) == Remove(2)
+    assert elsewhere(replace(rests, check_after=NOW), spare) == Nothing()
+    assert elsewhere(replace(rests, stored_generation=None), spare) == Nothing()
+    assert elsewhere(replace(rests, generation=3), spare) == Nothing(), (
+        "a resume there may have fetched nothing"
+    )
+    assert elsewhere(rests, report(State.RUNNING, 2)) == Nothing()
+
+
+def test_what_was_being_moved_has_still_to_run_on_when_its_resume_came_to_nothing() -> None:
+    moving = replace(row(State.RESUMING, 3, saved=2, stored=2), reason="drain")
+    for decision in (absent(moving, NOW), from_report(moving, report(State.PAUSED, 2))):
+        assert isinstance(decision, Settle)
+        assert (decision.state, decision.reason) == (State.PAUSED, Reason.DRAIN)

@@ -371,8 +371,8 @@ async def take_back(db: Executor, resuming: SandboxRow, host_id: str | None) -> 
     """resuming → paused, where it was before: the other host has refused it, and nothing of it runs there. None: it is
     not resuming any more."""
     record = await db.fetchrow(
-        """UPDATE sandboxes SET state = 'paused', host_id = (SELECT id FROM hosts WHERE id = $3), reason = NULL,
-                  message = NULL, updated_at = now(), check_after = NULL
+        """UPDATE sandboxes SET state = 'paused', host_id = (SELECT id FROM hosts WHERE id = $3),
+                  reason = CASE WHEN reason = 'drain' THEN reason END, message = NULL, updated_at = now(), check_after = NULL
             WHERE id = $1 AND generation = $2 AND state = 'resuming' RETURNING *""",
         resuming.id,
         resuming.generation,

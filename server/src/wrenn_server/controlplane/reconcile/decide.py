@@ -84,7 +84,7 @@ def absent(row: SandboxRow, now: datetime) -> Decision:
         case State.PAUSED if row.is_stored:
             return Nothing()  # whoever wants it fetches it again
         case State.RESUMING | State.LOST if row.is_stored:
-            return Settle(State.PAUSED, saved_memory=row.saved_memory)
+            return Settle(State.PAUSED, _move(row), saved_memory=row.saved_memory)
         case _ if is_over(row, now):
             return Settle(State.KILLED, Reason.TIMEOUT)
         case _:
@@ -98,7 +98,9 @@ def is_over(row: SandboxRow, now: datetime) -> bool:
 
 def elsewhere(row: SandboxRow, report: SandboxReport) -> Remove | Nothing:
     """What a host has of a sandbox that is on another one: it was moved or fetched from the object store while this one
-    was away. It goes when the other one has newer work of it, or when it has ended."""
+    was away. It goes when the other one has newer work of it, when it has ended, or when it rests in the store, too."""
+    if _is_spare(row, report):
+        return Remove(report.generation)
     if report.generation >= row.generation and not row.state.is_final:
         return Nothing()
     if row.state.is_final or row.state in (State.KILLING, State.RUNNING, State.PAUSING):
@@ -112,12 +114,26 @@ def expires_at(report: SandboxReport) -> datetime | None:
     return None if report.expires_at is None else datetime.fromtimestamp(report.expires_at, UTC)
 
 
+def _is_spare(row: SandboxRow, report: SandboxReport) -> bool:
+    """A copy of what rests on another host and in the object store. While somebody works on the row, a move may be under
+    way to the host that shows it; after a resume that came to nothing, its own host may have nothing of it."""
+    if row.check_after is not None or row.generation != row.saved_generation:
+        return False
+    return row.state is State.PAUSED is report.state and row.is_stored and report.generation == row.generation
+
+
+def _move(row: SandboxRow) -> Reason | None:
+    """Why it is paused after a resume that came to nothing: one that was being moved still has to run on."""
+    return Reason.DRAIN if row.reason == Reason.DRAIN else None
+
+
 def _from_older(row: SandboxRow, report: SandboxReport) -> Decision:
     """Only a resume leaves the host's generation behind ours: it failed, or never arrived."""
     match row.state, report.state:
         case State.RESUMING | State.LOST, State.PAUSED:
             return Settle(
                 State.PAUSED,
+                _move(row),
                 message=report.message,
                 saved_memory=report.saved_memory,
                 saved_generation=report.saved_generation,
