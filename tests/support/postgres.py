@@ -27,7 +27,7 @@ def postgres() -> Iterator[str]:
         server = embedded.server(Path(directory) / "postgres", uid=29999)
         url = loop.run_until_complete(server.__aenter__())
         try:
-            loop.run_until_complete(_make_template(url))
+            loop.run_until_complete(make_template(url))
             yield url
         finally:
             loop.run_until_complete(server.__aexit__(None, None, None))
@@ -64,7 +64,7 @@ async def fresh(postgres: str, template: str) -> AsyncGenerator[str, None]:
         await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def _make_template(url: str) -> None:
+async def make_template(url: str) -> None:
     await _execute(url, f"CREATE DATABASE {TEMPLATE}")
     await migrate.up(url.replace("/postgres?", f"/{TEMPLATE}?"))
 

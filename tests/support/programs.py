@@ -50,7 +50,13 @@ async def program(
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # it may stand still
         await process.wait()
+
+
+async def stands_still(pid: int) -> None:
+    """Returns when that child of ours has got a SIGSTOP."""
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 @pytest.fixture
@@ -64,3 +70,8 @@ async def age_leases(db: Database) -> None:
     """As if the 15 s had passed that the work of a dead control plane is left alone."""
     await db.execute("UPDATE sandboxes SET check_after = now() WHERE check_after IS NOT NULL")
     await db.execute("UPDATE snapshots SET check_after = now() WHERE check_after IS NOT NULL")
+
+
+async def age_moves(db: Database) -> None:
+    """As if the minute had passed that a sandbox may rest in the middle of a move."""
+    await db.execute("UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE reason = 'drain'")

@@ -21,6 +21,7 @@ from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, WrennError
 from wrenn_server.model.sandbox import Reason, State
 
@@ -115,7 +116,9 @@ async def _fetch_elsewhere(cp: ControlPlane, host: HostRow, row: SandboxRow) -> 
         return
     async for target in elsewhere.hosts(cp, stored):
         await cp.hosts.fetch(target, row.id, stored.stored_generation)
+        crash_point("move.fetched")
         if await db_sandboxes.move(cp.db, stored, target.id, cp.config.room):
+            crash_point("move.row_settled")
             log.info("moved", action="moved", sandbox_id=row.id, before=host.id, after=target.id)
             await pauses.forget(cp, row.id, host.id, stored.generation)
         elif not await _is_on(cp, row.id, target):  # resumed or killed meanwhile, or no room after all
@@ -133,5 +136,6 @@ async def _store(cp: ControlPlane, host: HostRow, where: Host, row: SandboxRow) 
         raise Conflict(f"sandbox {row.id} is not known to rest on anything")
     if not row.is_stored:
         await cp.hosts.store(where, row.id, row.saved_generation)
+        crash_point("move.stored")
         found = [(row.id, row.saved_generation, host.machine)]
         await db_sandboxes.note_stored(cp.db, host.id, host.store, found)
