@@ -308,6 +308,7 @@ CREATE TABLE public.sandboxes (
     stored_machine text,
     stored_in text,
     actor text,
+    activity text[] DEFAULT '{}'::text[] NOT NULL,
     CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
     CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
 )

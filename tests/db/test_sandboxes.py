@@ -40,7 +40,7 @@ def wanted(team_id: str, **changes: object) -> New:
         "id": new_sandbox_id(), "team_id": team_id, "template_id": "tpl_x", "template": "minimal", "vcpus": 1,
         "memory_mb": 512, "disk_mb": 5120, "timeout_sec": 0, "on_timeout": "kill", "metadata": {},
         "access_token": "t", "image": "minimal", "snapshot_id": None, "pause_memory": True, "auto_resume": False,
-        "network": Network(), "traffic_token": None, "mask_host": None,
+        "network": Network(), "traffic_token": None, "mask_host": None, "activity": [],
     }  # fmt: skip
     return New(**{**values, **changes})  # pyright: ignore[reportArgumentType] - names are those of New
 

@@ -17,6 +17,7 @@ from typing import Any
 from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.network.egress import policy
+from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
@@ -52,6 +53,8 @@ class FakeEnvd:
         """None: it never answers."""
         self.renewed = "random,boot_id,nonsense"
         """What it says of itself on the answer to `/init`."""
+        self.idle: bytes = b"{}"
+        """What it answers when it is asked what goes on in it."""
         self.loopback: bytes | None = None
         """What it answers when it is asked for a port of its loopback; None: nobody listens there."""
         self.port = 0
@@ -86,6 +89,8 @@ class FakeEnvd:
                 return
             if head.startswith("GET /tunnel?port="):
                 status = 502
+            if head.startswith("GET /activity "):
+                status, answer = 200, self.idle
             if head.startswith("POST /sync "):
                 status = await self._sync(fields.get("x-access-token"))
             if head.startswith("GET /metrics ") and self.metrics is None:
@@ -354,6 +359,7 @@ class World:
         self.pids = itertools.count(100)
         self.vms: dict[int, FakeVm] = {}
         self.clock = FakeClock()
+        self.used = Used(self.clock)
         self.slots = FakeSlots(self)
         self.driver = FakeDriver(self)
         self.start_error: Exception | None = None
@@ -387,6 +393,7 @@ class World:
             journal=Journal(self.paths.sandboxes),
             guest=Guest(start_timeout=5, boot_timeout=5),
             clock=self.clock,
+            used=self.used,
             cgroup=CGROUP,
             strays=FakeStrays(self),
             starts=asyncio.Semaphore(4),

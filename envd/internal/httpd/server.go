@@ -55,12 +55,14 @@ func New(machine *guest.Guest) *Server {
 	contents := files.NewHandler(machine)
 	api := http.NewServeMux()
 	service := func(path string, handler http.Handler) { api.Handle(path, batch.Handler(handler)) }
-	service(processconnect.NewProcessHandler(process.NewService(machine), options...))
+	programs := process.NewService(machine)
+	service(processconnect.NewProcessHandler(programs, options...))
 	service(filesystemconnect.NewFilesystemHandler(filesystem.NewService(machine),
 		append(options, connect.WithInterceptors(filesystem.Legacy()))...))
 	api.HandleFunc("POST /files/compose", contents.Compose)
 	api.Handle("GET /tunnel", tunnel.NewHandler(s.lives.forget))
 	api.HandleFunc("GET /metrics", s.metrics)
+	api.HandleFunc("GET /activity", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, programs.Activity()) })
 	api.HandleFunc("GET /envs", s.envs)
 	api.HandleFunc("POST /sync", s.sync)
 	open := http.NewServeMux()

@@ -88,6 +88,13 @@ func (h *hub) remove(s *subscriber, keep bool) bool {
 	return false
 }
 
+// attended tells whether anybody reads.
+func (h *hub) attended() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.subs) > 0
+}
+
 // readers gives the readers of an event; when there are none, the event is kept.
 func (h *hub) readers(event *pb.ProcessEvent) []*subscriber {
 	h.mu.Lock()

@@ -57,7 +57,7 @@ func (s *Service) Start(ctx context.Context, req *request[pb.StartRequest],
 	if err != nil {
 		return startError(req.Msg.GetProcess().GetCmd(), err)
 	}
-	defer p.hub.leave(first)
+	defer s.leave(p, first)
 	err = relay(ctx, p, first, keepalive.Interval(req.Header()), func(event *pb.ProcessEvent) error {
 		if event.GetEnd() != nil && p.isExpired() {
 			return errDeadline // clients tell a timeout by the error, not by the exit code
@@ -94,7 +94,7 @@ func (s *Service) Connect(ctx context.Context, req *request[pb.ConnectRequest],
 		}
 		return nil
 	}
-	defer p.hub.leave(sub)
+	defer s.leave(p, sub)
 	err := relay(ctx, p, sub, keepalive.Interval(req.Header()), send)
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errDeadline

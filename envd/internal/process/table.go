@@ -24,6 +24,8 @@ type table struct {
 	ended   []ended // the latest last
 	expiry  *time.Timer
 	count   int // of all starts
+	// when one last ran, and when somebody was last attached to one with a terminal
+	lastCommand, lastTerminal time.Time
 }
 
 type ended struct {
@@ -46,6 +48,7 @@ func (t *table) retire(p *process) {
 	defer t.mu.Unlock()
 	delete(t.running, p)
 	p.config = nil
+	t.lastCommand = time.Now()
 	t.ended = append(t.ended, ended{p, time.Now()})
 	t.forget()
 }

@@ -54,6 +54,7 @@ from wrenn.errors import (
     WrennError,
 )
 from wrenn.models import (
+    Activity,
     CommandResult,
     FileInfo,
     Network,
@@ -69,6 +70,7 @@ from wrenn.models import (
 __version__ = _version.VERSION
 
 __all__ = [
+    "Activity",
     "ApiError",
     "AsyncClient",
     "AsyncCommandHandle",

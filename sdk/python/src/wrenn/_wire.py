@@ -101,6 +101,7 @@ class CreateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     on_timeout: str = "kill"
     pause_memory: bool = True
     auto_resume: bool = False
+    activity: tuple[str, ...] | None = None
     metadata: dict[str, str] = {}
     envs: dict[str, str] = {}
     network: Network | None = None

@@ -12,6 +12,7 @@ from wrenn.errors import CommandExitError
 
 Signal = Literal["SIGTERM", "SIGKILL"]
 OnTimeout = Literal["kill", "pause"]
+Activity = Literal["api", "traffic", "terminal", "command"]
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,6 +52,8 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a pause at its timeout keeps; False: the disk alone."""
     auto_resume: bool = False
     """Requests to its ports wake it when it is paused."""
+    activity: tuple[str, ...] = ()
+    """What puts off its timeout."""
     saved_memory: bool | None = None
     """Of a paused one; False: its resume will boot."""
     created_at: datetime

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from wrenn_server.model.sandbox import Reason, Shape, State
+from wrenn_server.model.sandbox import Activity, Reason, Shape, State
 
 Time = Annotated[datetime, Meta(tz=True)]
 TemplateRef = Annotated[
@@ -45,6 +45,17 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True):
 
 OnTimeout = Literal["kill", "pause"]
 AutoResume = Annotated[bool, Meta(description="Requests to its ports wake it when it is paused")]
+USES = (Activity.API, Activity.TRAFFIC)
+"""What puts off the timeout of a sandbox whose creator does not say."""
+Activities = Annotated[
+    list[Activity],
+    Meta(
+        description="What puts off its timeout: it ends `timeout_sec` after the last of it. `api`: its programs and files "
+        "are used, through this API or an SDK. `traffic`: requests and connections to its own ports. `terminal`: "
+        "somebody is attached to a terminal. `command`: a program that was started through the API or an SDK runs. "
+        "Empty: nothing. Not given: `api` and `traffic`"
+    ),
+]
 PauseMemory = Annotated[
     bool,
     Meta(description="What a pause at its timeout keeps; false: the disk alone, so that the resume boots"),
@@ -86,6 +97,7 @@ class SandboxCreate(Request):
     on_timeout: OnTimeout = "kill"
     pause_memory: PauseMemory = True
     auto_resume: AutoResume = False
+    activity: Annotated[Activities, Meta(max_length=len(Activity))] = field(default_factory=lambda: [*USES])
     metadata: Metadata = {}
     envs: Envs = {}
     network: Network = field(default_factory=Network)
@@ -143,6 +155,7 @@ class Sandbox(Struct, kw_only=True):
     on_timeout: OnTimeout
     pause_memory: PauseMemory
     auto_resume: AutoResume
+    activity: Activities
     saved_memory: Annotated[
         bool | UnsetType, Meta(description="Of a paused one: false when its resume will boot")
     ] = UNSET

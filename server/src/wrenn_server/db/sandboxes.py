@@ -11,8 +11,8 @@ import msgspec
 
 from wrenn_server.db import actor
 from wrenn_server.db.pool import Executor, row, rows
-from wrenn_server.model.sandbox import Reason, State
-from wrenn_server.wire.agent import Network
+from wrenn_server.model.sandbox import Activity, Reason, State
+from wrenn_server.wire.agent import KeepAlive, Network
 
 LEASE_SEC = 15.0
 """How long a sandbox whose worker died stays as it was left."""
@@ -37,6 +37,7 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     on_timeout: str
     pause_memory: bool
     auto_resume: bool
+    activity: list[Activity]
     saved_memory: bool | None
     saved_generation: int | None
     """Of a paused one: which it was paused at."""
@@ -64,9 +65,19 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     check_after: datetime | None
 
     @property
+    def keep_alive(self) -> KeepAlive | None:
+        """For its host."""
+        return keep_alive(self.activity, self.timeout_sec)
+
+    @property
     def is_stored(self) -> bool:
         """What it rests on is in an object store: it needs no certain host."""
         return self.saved_generation is not None and self.saved_generation == self.stored_generation
+
+
+def keep_alive(activity: list[Activity], idle_sec: int) -> KeepAlive | None:
+    """:param idle_sec: 0: it never ends"""
+    return KeepAlive(by=activity, idle_sec=idle_sec) if activity and idle_sec else None
 
 
 class New(msgspec.Struct, kw_only=True, frozen=True):
@@ -85,6 +96,7 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     on_timeout: str
     pause_memory: bool
     auto_resume: bool
+    activity: Sequence[Activity]
     metadata: Mapping[str, str]
     network: Network
     traffic_token: str | None
@@ -124,10 +136,10 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
         """WITH new AS (
                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::int[],
                                     $8::int[], $9::text[], $10::jsonb[], $11::text[], $17::text[], $18::text[],
-                                    $19::bool[], $20::bool[], $21::jsonb[], $22::text[], $23::text[])
+                                    $19::bool[], $20::bool[], $21::jsonb[], $22::text[], $23::text[], $25::text[])
                  AS n (id, team_id, template_id, template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
                        metadata, access_token, image, snapshot_id, pause_memory, auto_resume, network,
-                       traffic_token, mask_host)),
+                       traffic_token, mask_host, activity)),
            wanted AS (SELECT sum(vcpus) AS cpus, sum(memory_mb) AS memory, sum(disk_mb) AS disk FROM new),
            host AS (
                SELECT h.id FROM hosts h, wanted w
@@ -138,11 +150,12 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
                   FOR UPDATE OF h)
            INSERT INTO sandboxes (id, team_id, template_id, template, host_id, state, vcpus, memory_mb, disk_mb,
                                   timeout_sec, on_timeout, metadata, access_token, check_after, image, snapshot_id,
-                                  pause_memory, auto_resume, network, traffic_token, mask_host, actor)
+                                  pause_memory, auto_resume, network, traffic_token, mask_host, actor,
+                                  activity)
            SELECT n.id, n.team_id, n.template_id, n.template, host.id, 'starting', n.vcpus, n.memory_mb, n.disk_mb,
                   n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16),
                   n.image, n.snapshot_id, n.pause_memory, n.auto_resume, n.network, n.traffic_token, n.mask_host,
-                  $24
+                  $24, string_to_array(n.activity, ',')
              FROM new n, host
            RETURNING *""",
         [n.id for n in new],
@@ -169,6 +182,7 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
         [n.traffic_token for n in new],
         [n.mask_host for n in new],
         actor.current.get(),
+        [",".join(n.activity) for n in new],  # an array of arrays would have to be rectangular
     )
     return rows(records, SandboxRow)
 
@@ -320,6 +334,23 @@ async def set_timeout(
         expires_at,
     )
     return row(record, SandboxRow)
+
+
+async def note_expiry(db: Executor, host_id: str, found: Sequence[tuple[str, int, datetime]]) -> None:
+    """What a host has put off because they are used: ids, generations and times. One that is told late changes nothing
+    but what is shown, until it is put off the next time."""
+    await db.execute(
+        """UPDATE sandboxes s SET expires_at = f.at
+             FROM (SELECT s.id, f.at FROM unnest($2::text[], $3::int[], $4::timestamptz[]) AS f (id, generation, at)
+                     JOIN sandboxes s ON s.id = f.id AND s.host_id = $1 AND s.generation = f.generation
+                      AND s.state = 'running' AND s.activity <> '{}' AND s.expires_at < f.at
+                    ORDER BY s.id FOR UPDATE OF s) f
+            WHERE s.id = f.id""",
+        host_id,
+        [id for id, _, _ in found],
+        [generation for _, generation, _ in found],
+        [at for _, _, at in found],
+    )
 
 
 async def set_network(db: Executor, seen: SandboxRow, network: Network) -> SandboxRow | None:

@@ -61,6 +61,7 @@ class Service(msgspec.Struct, kw_only=True):
     pool: Pool
     trusted: Callable[[Peer], bool]
     observe: Callable[[Exchange], None] | None
+    moving: Callable[[str], None] | None
     stopping: bool = False
 
 
@@ -87,6 +88,8 @@ class Connection:
             if moved != self._moved:
                 self._moved = moved
                 self._deadline = now + self.service.limits.silence
+                if self._passage is not None and self.service.moving is not None:
+                    self.service.moving(self._passage.head.target)
         if now < self._deadline:
             return
         self._deadline = _FOREVER

@@ -33,6 +33,7 @@ class Listener:
         X-Forwarded-* are kept
     :param reuse_port: SO_REUSEPORT, for several worker processes on one port
     :param observe: called with every finished exchange; must be quick and not raise
+    :param moving: likewise, with the target of every unfinished one that has moved bytes, about once a second
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Listener:
         trusted: bool | Callable[[Peer], bool] = False,
         reuse_port: bool = False,
         observe: Callable[[Exchange], None] | None = None,
+        moving: Callable[[str], None] | None = None,
     ) -> None:
         self.address = address
         self.connections: set[Connection] = set()
@@ -57,6 +59,7 @@ class Listener:
             pool=self._pool,
             trusted=trusted if callable(trusted) else lambda _: trusted,
             observe=observe,
+            moving=moving,
         )
         self._stack = contextlib.AsyncExitStack()
 

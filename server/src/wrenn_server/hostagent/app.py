@@ -18,7 +18,7 @@ import structlog
 
 from wrenn_server.edge import application
 from wrenn_server.edge.listener import Listener
-from wrenn_server.edge.target import Limits
+from wrenn_server.edge.target import Exchange, Limits
 from wrenn_server.hostagent import rpc, specs, tunnel
 from wrenn_server.hostagent.config import Config
 from wrenn_server.hostagent.control_plane import ControlPlane
@@ -29,6 +29,7 @@ from wrenn_server.hostagent.heartbeat import Content, Heart
 from wrenn_server.hostagent.metrics import Metrics
 from wrenn_server.hostagent.network.slots import Slots
 from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
+from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.clock import WallClock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.host import Host
@@ -67,11 +68,14 @@ class Changes:
     """Whom a changed sandbox concerns; those who care come later than those who cause it."""
 
     def __init__(self) -> None:
+        self.used: Used | None = None
         self.listener: Listener | None = None
         self.heart: Heart | None = None
         self.sampler: Sampler | None = None
 
     def __call__(self, entry: Entry) -> None:
+        if entry.state is not State.RUNNING and self.used is not None:
+            self.used.forget(entry.id)
         if self.sampler is not None:
             self.sampler.changed(entry)
         if self.heart is not None:
@@ -96,13 +100,16 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         slots = Slots(tag=paths.tag, network=config.network, uid_base=config.uid_base, limit=config.slots)
         changes = Changes()
         uploads = _uploads(config, files)
+        clock = WallClock()
+        used = changes.used = Used(clock)
         host = Host(
             driver=await stack.enter_async_context(drivers.open(cgroups)),
             slots=slots,
             files=files,
             journal=Journal(config.sandboxes),
             guest=Guest(start_timeout=config.start_timeout, boot_timeout=config.boot_timeout),
-            clock=WallClock(),
+            clock=clock,
+            used=used,
             cgroup=f"wrenn-{paths.tag}",
             strays=cgroups,
             starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
@@ -149,6 +156,13 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         await stack.enter_async_context(registry)
         await stack.enter_async_context(templates)
         await stack.enter_async_context(warm)
+        note = tunnel.noting(used)
+
+        def observe(exchange: Exchange) -> None:
+            metrics.observe(exchange)
+            if exchange.received or exchange.sent:
+                note(exchange.target)
+
         listener = Listener(
             str(config.bind),
             tunnel.routes(registry, slots, verifier, api),
@@ -157,7 +171,8 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             else tunnel.server_context(credentials.cert_pem, credentials.key_pem, paths.run),
             limits=Limits(grace=GRACE),
             trusted=True,
-            observe=metrics.observe,
+            observe=observe,
+            moving=note,
         )
         await stack.enter_async_context(listener)
         changes.listener = listener

@@ -6,13 +6,14 @@ bytes of a tunnel without a task of ours, with back-pressure and half-close.
 
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from wrenn_server.edge.target import Answer, Peer, Refused, Route, Target, Tunnel, Upstream
 from wrenn_server.hostagent.credentials import Verifier
 from wrenn_server.hostagent.guest import loopback
 from wrenn_server.hostagent.network.base import SlotPool
+from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Forbidden, GuestError, InvalidRequest, NotFound, WrennError
@@ -70,6 +71,19 @@ def routes(registry: Registry, slots: SlotPool, verifier: Verifier, api: str) ->
         )
 
     return route
+
+
+def noting(used: Used) -> Callable[[str], None]:
+    """Notes the use of a sandbox: to be called with the target of a request that has moved bytes."""
+
+    def note(target: str) -> None:
+        try:
+            id, port = parse_target(target)
+        except WrennError:
+            return  # not a tunnel
+        used.note(id, port)
+
+    return note
 
 
 def parse_target(target: str) -> tuple[str, int]:

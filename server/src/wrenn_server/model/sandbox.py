@@ -83,6 +83,19 @@ class Reason(StrEnum):
     RESUME_FAILED = "resume_failed"
 
 
+class Activity(StrEnum):
+    """What can put off the end of a sandbox's time to live."""
+
+    API = "api"
+    """Its programs and files are used: calls of envd, by whatever way."""
+    TRAFFIC = "traffic"
+    """Bytes go to or from its own ports."""
+    TERMINAL = "terminal"
+    """Somebody is attached to a terminal in it."""
+    COMMAND = "command"
+    """A program that was started by envd runs."""
+
+
 RENEWED = ("random", "clock", "hostname", "machine_id", "boot_id", "token")
 """What a guest can have renewed of what makes it one of its kind, in its own words."""
 

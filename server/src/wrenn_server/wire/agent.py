@@ -38,7 +38,7 @@ holds with 409 `stale_generation`. The same command twice with the same generati
 
 import msgspec
 
-from wrenn_server.model.sandbox import Reason, State
+from wrenn_server.model.sandbox import Activity, Reason, State
 
 
 class Network(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -53,6 +53,14 @@ class Network(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_def
     """IPv4 addresses and CIDRs."""
     dns_servers: list[str] = []
     """IPv4 addresses that the guest's questions go to; none: the host's own choice."""
+
+
+class KeepAlive(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What puts off the end of a sandbox's time to live."""
+
+    by: list[Activity]
+    idle_sec: float
+    """It ends so long after the last of that, if this is later than what was set."""
 
 
 class Start(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +83,7 @@ class Start(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`kill` or `pause`."""
     pause_memory: bool = True
     """What a pause at the end of the time to live keeps. False: the disk alone, so that the resume boots."""
+    keep_alive: KeepAlive | None = None
     network: Network = msgspec.field(default_factory=Network)
     """Forks, and all later generations, inherit it."""
 
@@ -94,6 +103,7 @@ class Resume(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ttl_sec: float | None = None
     on_timeout: str = "kill"
     pause_memory: bool = True
+    keep_alive: KeepAlive | None = None
     network: Network | None = None
     """In place of all that was, in force before the guest runs; None: as it was."""
     stored: int | None = None
@@ -119,6 +129,7 @@ class ForkTarget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ttl_sec: float | None = None
     on_timeout: str = "kill"
     pause_memory: bool = True
+    keep_alive: KeepAlive | None = None
 
 
 class Fork(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -146,6 +157,7 @@ class Timeout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Only lengthen: an end that is later already stays. Decided by the host, so that of two at once the longer wins."""
     on_timeout: str = "kill"
     pause_memory: bool = True
+    keep_alive: KeepAlive | None = None
 
 
 class Rewire(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -214,6 +226,8 @@ class SandboxReport(msgspec.Struct, kw_only=True):
     """Of a paused one: the machine (`HostSpecs.machine`) under which all of it is in the object store; None: it is not."""
     expires_at: float | None = None
     """Unix seconds by the host's clock."""
+    put_off: bool = False
+    """That is later than what was set, because the sandbox was used."""
     renewed: list[str] = []
     """Of `model.sandbox.RENEWED`, what its guest said at its last start that it had."""
 

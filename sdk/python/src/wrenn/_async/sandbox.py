@@ -33,7 +33,7 @@ from wrenn.errors import (
     WrennError,
     from_connect,
 )
-from wrenn.models import Network, OnTimeout, Sample, SandboxAnswer, SandboxInfo, SnapshotInfo
+from wrenn.models import Activity, Network, OnTimeout, Sample, SandboxAnswer, SandboxInfo, SnapshotInfo
 
 PAGE = 100
 
@@ -82,6 +82,7 @@ class AsyncSandbox:
         on_timeout: OnTimeout = "kill",
         pause_memory: bool = True,
         auto_resume: bool = False,
+        activity: Collection[Activity] | None = None,
         network: Network | None = None,
         private: bool = False,
         mask_host: str | None = None,
@@ -93,12 +94,15 @@ class AsyncSandbox:
         """Makes a sandbox and gives it when it is ready for use.
 
         :param template: what it starts from
-        :param timeout: seconds until it ends by itself (`on_timeout` says how); None: never
+        :param timeout: seconds until it ends by itself (`on_timeout` says how, `activity` what puts it off); None: never
         :param envs: environment of every command in it
         :param metadata: labels of yours, to find it again with `list`
         :param vcpus: 1 to 32; memory and disk in MiB. What is not given takes the server's default
         :param pause_memory: what a pause at the timeout keeps; False: the disk alone, so that the resume boots
         :param auto_resume: requests to its ports wake it when it is paused, and wait for that
+        :param activity: what puts off the timeout, so that it ends `timeout` seconds after the last of it: `api` (its
+            commands and files are used), `traffic` (requests and connections to its ports), `terminal` (somebody is attached
+            to one), `command` (one runs, in the background as well). None: `api` and `traffic`; empty: nothing
         :param network: what it may reach; None: the public internet
         :param private: requests to its ports must carry its `traffic_token`
         :param mask_host: what its ports are told as the Host of requests, e.g. `localhost:${PORT}`
@@ -122,6 +126,7 @@ class AsyncSandbox:
             on_timeout=on_timeout,
             pause_memory=pause_memory,
             auto_resume=auto_resume,
+            activity=None if activity is None else tuple(activity),
             network=network,
             private=private,
             mask_host=mask_host,

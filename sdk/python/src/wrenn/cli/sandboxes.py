@@ -11,7 +11,7 @@ from wrenn import Sandbox
 from wrenn.cli import output
 from wrenn.cli.settings import Connection
 from wrenn.errors import SandboxNotFoundError
-from wrenn.models import Network, OnTimeout, SandboxInfo
+from wrenn.models import Activity, Network, OnTimeout, SandboxInfo
 
 HERE = Connection()
 Flag = Annotated[bool, Parameter(negative=())]
@@ -25,6 +25,9 @@ def create(
     on_timeout: OnTimeout = "kill",
     pause_memory: bool = True,
     auto_resume: Flag = False,
+    activity: Annotated[
+        list[Activity] | None, Parameter(consume_multiple=False, negative="--no-activity")
+    ] = None,
     vcpus: int | None = None,
     memory_mb: int | None = None,
     disk_mb: int | None = None,
@@ -44,6 +47,7 @@ def create(
     :param on_timeout: How it ends then.
     :param pause_memory: Whether a pause then keeps memory; without it the disk alone, and the resume boots.
     :param auto_resume: Requests to its ports wake it when it is paused.
+    :param activity: What puts the timeout off; may be given several times. Without it: api and traffic.
     :param env: NAME=VALUE for every command in it; may be given several times.
     :param metadata: NAME=VALUE label of yours; may be given several times.
     :param internet: Whether it may reach more than what is allowed.
@@ -60,6 +64,7 @@ def create(
             on_timeout=on_timeout,
             pause_memory=pause_memory,
             auto_resume=auto_resume,
+            activity=activity,
             network=None if network == Network() else network,
             private=private,
             vcpus=vcpus,

@@ -55,6 +55,7 @@ async def create(
         on_timeout=given.on_timeout,
         pause_memory=given.pause_memory,
         auto_resume=given.auto_resume,
+        activity=list(dict.fromkeys(given.activity)),
         metadata=given.metadata,
         envs=given.envs,
         network=shape.wanted_network(given.network),

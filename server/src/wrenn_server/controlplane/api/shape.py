@@ -41,6 +41,7 @@ def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
         on_timeout=cast("schema.OnTimeout", row.on_timeout),
         pause_memory=row.pause_memory,
         auto_resume=row.auto_resume,
+        activity=row.activity,
         saved_memory=or_unset(row.saved_memory),
         created_at=row.created_at,
         started_at=or_unset(row.started_at),

@@ -65,6 +65,7 @@ async def _fork(
         envs={},
         pause_memory=source.pause_memory,
         auto_resume=source.auto_resume,
+        activity=source.activity,
         network=source.network,
         private=source.traffic_token is not None,
         mask_host=source.mask_host,
@@ -88,6 +89,7 @@ async def _fork(
                 ttl_sec=row.timeout_sec or None,
                 on_timeout=row.on_timeout,
                 pause_memory=row.pause_memory,
+                keep_alive=row.keep_alive,
             )
             for row in inserted
         ]

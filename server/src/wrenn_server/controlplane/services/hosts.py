@@ -137,6 +137,7 @@ async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> N
     if added := sorted(set(_names(beat.templates)) - set(host.templates)):
         await db_templates.insert_platform(cp.db, [new_template_id() for _ in added], added)
     await _compare(cp, host, beat.sandboxes)
+    await _note_expiry(cp, host, beat.sandboxes)
     if beat.specs.store:
         await _note_stored(cp, host, beat)
 
@@ -202,6 +203,16 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
     if missing:
         await leases.look_into(cp.db, missing)
         cp.wake.set()
+
+
+async def _note_expiry(cp: ControlPlane, host: HostRow, reports: Sequence[agent.SandboxReport]) -> None:
+    put_off = [
+        (report.id, report.generation, at)
+        for report in reports
+        if report.put_off and (at := decide.expires_at(report)) is not None
+    ]
+    if put_off:
+        await db_sandboxes.note_expiry(cp.db, host.id, put_off)
 
 
 async def _note_stored(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:

@@ -142,6 +142,7 @@ async def _resume(
                 ttl_sec=(ttl_sec or resuming.timeout_sec) if resuming.timeout_sec else None,
                 on_timeout=resuming.on_timeout,
                 pause_memory=resuming.pause_memory,
+                keep_alive=resuming.keep_alive,
                 network=resuming.network,
                 stored=resuming.stored_generation if resuming.is_stored else None,
                 snapshot=snapshot_id,

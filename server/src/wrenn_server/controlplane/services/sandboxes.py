@@ -5,7 +5,7 @@ done by a crash is the reconciler's (`reconcile/sandboxes.py`), which decides wi
 """
 
 import secrets
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -33,7 +33,7 @@ from wrenn_server.model.errors import (
     WrennError,
 )
 from wrenn_server.model.ids import new_sandbox_id, parse_sandbox_id, parse_snapshot_id, parse_template_id
-from wrenn_server.model.sandbox import Reason, State
+from wrenn_server.model.sandbox import Activity, Reason, State
 from wrenn_server.wire import agent
 
 _ENDING = frozenset({State.FAILED, State.KILLING, State.KILLED})
@@ -57,6 +57,8 @@ class Wanted:
     envs: Mapping[str, str] = field(repr=False)
     pause_memory: bool = True
     auto_resume: bool = False
+    activity: Sequence[Activity] = ()
+    """What puts off its end."""
     network: agent.Network = field(default_factory=agent.Network)
     private: bool = False
     """Requests to its ports must carry a token of its own."""
@@ -260,6 +262,7 @@ def new_row(wanted: Wanted, template_id: str, image: str, snapshot_id: str | Non
         on_timeout=wanted.on_timeout,
         pause_memory=wanted.pause_memory,
         auto_resume=wanted.auto_resume,
+        activity=wanted.activity,
         metadata=wanted.metadata,
         network=wanted.network,
         traffic_token=secrets.token_hex(24) if wanted.private else None,
@@ -285,6 +288,7 @@ async def _start(cp: ControlPlane, row: SandboxRow, host: Host, envs: Mapping[st
         ttl_sec=row.timeout_sec or None,
         on_timeout=row.on_timeout,
         pause_memory=row.pause_memory,
+        keep_alive=row.keep_alive,
         network=row.network,
     )
     try:

@@ -51,7 +51,7 @@ async def _change(
         after = _longer(row.timeout_sec, timeout_sec) if extend else timeout_sec
         expires: datetime | None = None
         if row.state is State.RUNNING:
-            report = await _tell(cp, row, timeout_sec, extend=extend)
+            report = await _tell(cp, row, timeout_sec, after, extend=extend)
             if report is None:
                 continue
             crash_point("timeout.host_answered")
@@ -65,15 +65,18 @@ async def _change(
 
 
 async def _tell(
-    cp: ControlPlane, row: SandboxRow, timeout_sec: int, *, extend: bool
+    cp: ControlPlane, row: SandboxRow, timeout_sec: int, idle_sec: int, *, extend: bool
 ) -> agent.SandboxReport | None:
-    """None: the sandbox does not run any more, and the row says so now."""
+    """None: the sandbox does not run any more, and the row says so now.
+
+    :param idle_sec: that it may be unused; 0: for ever"""
     message = agent.Timeout(
         generation=row.generation,
         ttl_sec=timeout_sec or None,
         extend=extend,
         on_timeout=row.on_timeout,
         pause_memory=row.pause_memory,
+        keep_alive=db_sandboxes.keep_alive(row.activity, idle_sec),
     )
     host = await sandboxes.host_of(cp, row)
     try:

@@ -46,6 +46,7 @@ REHEARSAL = (("/bin/bash", "-l", "-c", ":"),)
 WARM_UP_TIMEOUT = 20.0
 """Seconds for each; Python's first start takes 2 s under software emulation."""
 PATIENCE = 5.0
+IDLE_TIMEOUT = 5.0
 FLUSH_TIMEOUT = 10.0
 """Seconds, beside those for the amount."""
 RENEWED_HEADER = "x-envd-renewed"
@@ -55,6 +56,15 @@ _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}")
 
 class GuestFailed(Exception):
     """envd did not answer in time, or not as it must; the message says what was asked."""
+
+
+class Idle(msgspec.Struct):
+    """Seconds since something last went on in a guest, 0 while it does; None: it never did."""
+
+    command: float | None = None
+    """A program ran."""
+    terminal: float | None = None
+    """Somebody was attached to a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,22 @@ class Guest:
                 raise GuestFailed(f"envd answered /sync with {answer.status}: {printable(answer.body)}")
 
         await self._until(seconds, f"writing out the guest's file systems within {seconds:.0f} s", ask)
+
+    async def idle(self, connect: Connect, token: str) -> Idle:
+        """:raises GuestFailed: no answer in time, or not one that envd gives"""
+        doing = f"asking what goes on in the guest within {IDLE_TIMEOUT:g} s"
+
+        async def ask() -> Idle:
+            headers = [("X-Access-Token", token)]
+            answer = await self._ask(connect, "GET", "/activity", headers, lambda: b"")
+            if answer.status != 200:
+                raise GuestFailed(f"envd answered /activity with {answer.status}: {printable(answer.body)}")
+            try:
+                return msgspec.json.decode(answer.body, type=Idle)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise GuestFailed(f"{doing}: not an answer that envd gives: {error}") from error
+
+        return await self._until(IDLE_TIMEOUT, doing, ask)
 
     async def _init(self, connect: Connect, init: Callable[[], envd.Init], proof: str | None) -> Introduced:
         headers = [("Content-Type", "application/json")]

@@ -74,7 +74,7 @@ class Forks:
                 raise Conflict("its checkpoint is no more", code="fork_failed")
             yield saved
 
-        lease = Lease(target.ttl_sec, target.on_timeout, target.pause_memory)
+        lease = Lease(target.ttl_sec, target.on_timeout, target.pause_memory, target.keep_alive)
         try:
             report = await self._start(entry, lease, source, proof=parent.access_token)
         except WrennError as error:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.network.base import TAP, Slot, SlotPool
+from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.clock import Clock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
@@ -44,6 +45,7 @@ class Host:
     uploads: Uploads | None = None
     """None: there is no object store."""
     quiet: Quiet = field(default_factory=Quiet)
+    used: Used
 
     def spec(self, entry: Entry, overlay: Path) -> VmSpec:
         return VmSpec(

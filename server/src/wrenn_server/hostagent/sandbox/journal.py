@@ -14,7 +14,7 @@ import msgspec
 from wrenn_server.linux.files import write_durably
 from wrenn_server.model import ids
 from wrenn_server.model.sandbox import Reason, State
-from wrenn_server.wire.agent import Network
+from wrenn_server.wire.agent import KeepAlive, Network
 
 T = TypeVar("T")
 
@@ -44,6 +44,10 @@ class Entry(msgspec.Struct, kw_only=True):
     """What a pause at the end of its time keeps."""
     expires_at: float | None = None
     """Unix seconds by the host's clock, while it runs."""
+    keep_alive: KeepAlive | None = None
+    """What puts that off."""
+    put_off: bool = False
+    """It has been."""
     slot: int | None = None
     """Index of its network namespace, while a VM exists or may exist."""
     place: str | None = None

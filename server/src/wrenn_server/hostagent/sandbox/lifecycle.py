@@ -121,6 +121,14 @@ def expiry(ttl: float | None, now: float, before: float | None, *, extend: bool)
     return after
 
 
+def put_off(idle: float, last: float | None, now: float) -> float | None:
+    """When a sandbox ends whose time is over now and that was last used at `last`; None: now.
+
+    :param idle: seconds that it may be unused"""
+    after = None if last is None else min(last, now) + idle
+    return after if after is not None and after > now else None
+
+
 class Recovery(Enum):
     """What a new agent process does with a sandbox that it finds in the journal."""
 

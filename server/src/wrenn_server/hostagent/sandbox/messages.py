@@ -13,7 +13,7 @@ from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.sandbox.recipe import Box
 from wrenn_server.hostagent.vmm.base import Vm, VmExit
 from wrenn_server.model.errors import Conflict, Internal, WrennError
-from wrenn_server.wire.agent import Network, SandboxReport
+from wrenn_server.wire.agent import KeepAlive, Network, SandboxReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,20 @@ class Lease:
     on_timeout: str
     pause_memory: bool = True
     """What a pause then keeps."""
+    keep_alive: KeepAlive | None = None
+    """What puts the end off; None: nothing."""
     extend: bool = False
     """An end that is later already stays."""
 
     def of(self, entry: Entry, expires_at: float | None) -> Entry:
         """The entry of a sandbox that lives by it."""
         return replace(
-            entry, expires_at=expires_at, on_timeout=self.on_timeout, pause_memory=self.pause_memory
+            entry,
+            expires_at=expires_at,
+            on_timeout=self.on_timeout,
+            pause_memory=self.pause_memory,
+            keep_alive=self.keep_alive,
+            put_off=False,
         )
 
 

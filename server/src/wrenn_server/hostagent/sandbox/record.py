@@ -92,5 +92,6 @@ class Record:
             saved_generation=entry.snapshot,
             stored=stored,
             expires_at=entry.expires_at,
+            put_off=entry.put_off,
             renewed=entry.renewed,
         )

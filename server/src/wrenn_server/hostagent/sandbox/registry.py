@@ -143,7 +143,7 @@ class Registry:
             envs=body.envs,
             network=body.network,
         )
-        lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory)
+        lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.keep_alive)
         if body.snapshot is not None and id not in self._owners:
             return await self._start_from(body.snapshot, entry, lease, body)
         shape = Shape(body.template, body.vcpus, body.memory_mb, body.disk_mb)
@@ -199,14 +199,14 @@ class Registry:
                 source, proof = partial(self._snapshots.using, body.snapshot), earlier.access_token
             return Begin(
                 target,
-                Lease(body.ttl_sec, body.on_timeout, body.pause_memory),
+                Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.keep_alive),
                 lambda: recipe.running(host, intent, source, init=init, proof=proof, reboot=not body.memory),
             )
 
         return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))
 
     async def timeout(self, id: str, body: wire.Timeout) -> wire.SandboxReport:
-        lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.extend)
+        lease = Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.keep_alive, body.extend)
         return await self._owner(id).ask(Call(Command.TIMEOUT, body.generation, lease=lease))
 
     async def kill(self, id: str, generation: int, *, elsewhere: bool = False) -> None:

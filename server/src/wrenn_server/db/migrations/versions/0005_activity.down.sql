@@ -1,0 +1,2 @@
+ALTER TABLE sandboxes
+    DROP COLUMN activity;
