@@ -13,10 +13,19 @@ from wrenn_server.controlplane import bootstrap
 from wrenn_server.controlplane.keys import UserClaims
 from wrenn_server.db import users as db_users
 from wrenn_server.hostagent.simulated import SimulatedAgent
-from wrenn_server.model.ids import new_host_id, new_key_id, new_sandbox_id, new_snapshot_id
+from wrenn_server.model.ids import (
+    new_host_id,
+    new_invitation_id,
+    new_key_id,
+    new_sandbox_id,
+    new_session_id,
+    new_snapshot_id,
+    new_team_id,
+    new_user_id,
+)
 
 OPEN = json.loads(Path(__file__).with_name("open_routes.json").read_text())
-"""Routes that need no credentials. May only shrink."""
+"""Routes that need no credentials, or have their own in the body."""
 
 ROUTES = [(method.upper(), path) for path, item in DESCRIPTION["paths"].items() for method in item]
 IDS = {
@@ -25,6 +34,10 @@ IDS = {
     "host_id": new_host_id,
     "key_id": new_key_id,
     "process": lambda: "1",
+    "team_id": new_team_id,
+    "user_id": new_user_id,
+    "session_id": new_session_id,
+    "invitation_id": new_invitation_id,
 }
 
 
@@ -170,7 +183,8 @@ async def test_api_keys(world: World) -> None:
 
 
 async def test_a_key_cannot_make_keys(world: World) -> None:
-    assert (await world.api.post("/v1/api-keys", {})).status_code == 401
+    answer = await world.api.post("/v1/api-keys", {})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "scope_required")
 
 
 async def test_keys_of_another_team(world: World) -> None:

@@ -163,7 +163,16 @@ CREATE TABLE public.api_keys (
     key_prefix text NOT NULL,
     created_by text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_used_at timestamp with time zone
+    last_used_at timestamp with time zone,
+    scopes text[] DEFAULT '{read,write}'::text[] NOT NULL,
+    expires_at timestamp with time zone,
+    sandbox_id text,
+    CONSTRAINT api_keys_scopes CHECK (((scopes <@ '{read,write,admin}'::text[]) AND (cardinality(scopes) > 0)))
+);
+CREATE UNLOGGED TABLE public.attempts (
+    what text NOT NULL,
+    left_over double precision NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE TABLE public.event_head (
     id integer DEFAULT 1 NOT NULL,
@@ -246,6 +255,25 @@ CREATE TABLE public.idempotency_keys (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL
 );
+CREATE TABLE public.identities (
+    provider text NOT NULL,
+    subject text NOT NULL,
+    user_id text NOT NULL,
+    login text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.invitations (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    email text NOT NULL,
+    role text NOT NULL,
+    digest bytea NOT NULL,
+    invited_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT invitations_email_check CHECK ((email = lower(email))),
+    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'member'::text])))
+);
 CREATE TABLE public.members (
     team_id text NOT NULL,
     user_id text NOT NULL,
@@ -316,6 +344,21 @@ WITH (fillfactor='80');
 CREATE TABLE public.schema_version (
     version_num character varying(32) NOT NULL
 );
+CREATE TABLE public.sessions (
+    id text NOT NULL,
+    user_id text NOT NULL,
+    team_id text,
+    kind text NOT NULL,
+    digest bytea NOT NULL,
+    previous_digest bytea,
+    rotated_at timestamp with time zone DEFAULT now() NOT NULL,
+    address text NOT NULL,
+    user_agent text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT sessions_kind_check CHECK ((kind = ANY (ARRAY['token'::text, 'cookie'::text])))
+);
 CREATE TABLE public.snapshots (
     id text NOT NULL,
     team_id text NOT NULL,
@@ -341,7 +384,9 @@ CREATE TABLE public.snapshots (
 CREATE TABLE public.teams (
     id text NOT NULL,
     name text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    slug text NOT NULL,
+    deleted_at timestamp with time zone
 );
 CREATE TABLE public.template_tags (
     template_id text NOT NULL,
@@ -356,6 +401,14 @@ CREATE TABLE public.templates (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     image text
 );
+CREATE TABLE public.user_tokens (
+    digest bytea NOT NULL,
+    user_id text NOT NULL,
+    purpose text NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT user_tokens_purpose_check CHECK ((purpose = ANY (ARRAY['activate'::text, 'reset'::text])))
+);
 CREATE TABLE public.users (
     id text NOT NULL,
     email text NOT NULL,
@@ -364,13 +417,16 @@ CREATE TABLE public.users (
     is_admin boolean DEFAULT false NOT NULL,
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT users_email_check CHECK ((email = lower(email))),
-    CONSTRAINT users_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text])))
+    CONSTRAINT users_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'active'::text, 'disabled'::text, 'deleted'::text])))
 );
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_digest_key UNIQUE (digest);
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.attempts
+    ADD CONSTRAINT attempts_pkey PRIMARY KEY (what);
 ALTER TABLE ONLY public.event_head
     ADD CONSTRAINT event_head_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.events
@@ -385,6 +441,16 @@ ALTER TABLE ONLY public.hosts
     ADD CONSTRAINT hosts_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (team_id, key);
+ALTER TABLE ONLY public.identities
+    ADD CONSTRAINT identities_pkey PRIMARY KEY (provider, subject);
+ALTER TABLE ONLY public.identities
+    ADD CONSTRAINT identities_user_id_provider_key UNIQUE (user_id, provider);
+ALTER TABLE ONLY public.invitations
+    ADD CONSTRAINT invitations_digest_key UNIQUE (digest);
+ALTER TABLE ONLY public.invitations
+    ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.invitations
+    ADD CONSTRAINT invitations_team_id_email_key UNIQUE (team_id, email);
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (user_id, team_id);
 ALTER TABLE ONLY public.platform_keys
@@ -395,26 +461,41 @@ ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.schema_version
     ADD CONSTRAINT schema_version_pkc PRIMARY KEY (version_num);
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_digest_key UNIQUE (digest);
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_previous_digest_key UNIQUE (previous_digest);
 ALTER TABLE ONLY public.snapshots
     ADD CONSTRAINT snapshots_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.teams
     ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.teams
+    ADD CONSTRAINT teams_slug UNIQUE (slug);
 ALTER TABLE ONLY public.template_tags
     ADD CONSTRAINT template_tags_pkey PRIMARY KEY (template_id, tag);
 ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_team_id_name_key UNIQUE NULLS NOT DISTINCT (team_id, name);
+ALTER TABLE ONLY public.user_tokens
+    ADD CONSTRAINT user_tokens_pkey PRIMARY KEY (digest);
+ALTER TABLE ONLY public.user_tokens
+    ADD CONSTRAINT user_tokens_user_id_purpose_key UNIQUE (user_id, purpose);
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_email_key UNIQUE (email);
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+CREATE INDEX api_keys_sandbox ON public.api_keys USING btree (sandbox_id) WHERE (sandbox_id IS NOT NULL);
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
 CREATE INDEX events_created ON public.events USING btree (created_at);
 CREATE INDEX events_new ON public.events USING btree (sequence) WHERE ("position" IS NULL);
 CREATE INDEX events_team ON public.events USING btree (team_id, "position");
 CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
 CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
+CREATE UNIQUE INDEX members_owner ON public.members USING btree (team_id) WHERE (role = 'owner'::text);
+CREATE INDEX members_team ON public.members USING btree (team_id, joined_at);
 CREATE INDEX samples_at ON public.samples USING btree (at);
 CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
@@ -423,6 +504,8 @@ CREATE INDEX sandboxes_metadata ON public.sandboxes USING gin (metadata jsonb_pa
 CREATE INDEX sandboxes_snapshot ON public.sandboxes USING btree (snapshot_id) WHERE ((snapshot_id IS NOT NULL) AND (state <> ALL (ARRAY['failed'::text, 'killed'::text])));
 CREATE INDEX sandboxes_team ON public.sandboxes USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX sandboxes_template ON public.sandboxes USING btree (team_id, template_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
+CREATE INDEX sessions_expired ON public.sessions USING btree (expires_at);
+CREATE INDEX sessions_user ON public.sessions USING btree (user_id, created_at DESC);
 CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
@@ -436,6 +519,8 @@ CREATE TRIGGER snapshots_event AFTER UPDATE OF state ON public.snapshots FOR EAC
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_sandbox_id_fkey FOREIGN KEY (sandbox_id) REFERENCES public.sandboxes(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.host_tokens
     ADD CONSTRAINT host_tokens_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE CASCADE;
@@ -443,6 +528,12 @@ ALTER TABLE ONLY public.hosts
     ADD CONSTRAINT hosts_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.identities
+    ADD CONSTRAINT identities_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.invitations
+    ADD CONSTRAINT invitations_invited_by_fkey FOREIGN KEY (invited_by) REFERENCES public.users(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.invitations
+    ADD CONSTRAINT invitations_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.members
@@ -451,6 +542,10 @@ ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id);
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.snapshots
     ADD CONSTRAINT snapshots_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.snapshots
@@ -461,3 +556,5 @@ ALTER TABLE ONLY public.template_tags
     ADD CONSTRAINT template_tags_template_id_fkey FOREIGN KEY (template_id) REFERENCES public.templates(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.user_tokens
+    ADD CONSTRAINT user_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;

@@ -32,6 +32,9 @@ class Client:
     def with_token(self, token: str) -> "Client":
         return Client(self._http, {"Authorization": f"Bearer {token}"})
 
+    def with_headers(self, **headers: str) -> "Client":
+        return Client(self._http, {name.replace("_", "-"): value for name, value in headers.items()})
+
     def anonymous(self) -> "Client":
         return Client(self._http)
 
@@ -43,8 +46,17 @@ class Client:
             options["json"] = body
         return await self.request("POST", path, **options)
 
+    async def patch(self, path: str, body: Any = None, **options: Any) -> httpx2.Response:
+        if body is not None:
+            options["json"] = body
+        return await self.request("PATCH", path, **options)
+
     async def delete(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("DELETE", path, **options)
+
+    async def raw(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Without a look at the description: for paths that are not in it."""
+        return await self._http.request(method, path, **options)
 
     async def request(
         self,

@@ -23,6 +23,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import drains as reconcile_drains
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import loop
+from wrenn_server.controlplane.reconcile import people as reconcile_people
 from wrenn_server.controlplane.reconcile import samples as reconcile_samples
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
@@ -122,6 +123,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             ("sandboxes", reconcile_sandboxes.converge, reconcile_sandboxes.INTERVAL, cp.wake),
             ("snapshots", reconcile_snapshots.converge, reconcile_snapshots.INTERVAL, None),
             ("drains", reconcile_drains.converge, reconcile_drains.INTERVAL, None),
+            ("people", reconcile_people.converge, reconcile_people.INTERVAL, None),
             ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
             ("events", events.publish, events.PUBLISH_INTERVAL, cp.feed.new),
             ("old events", events.expire, events.EXPIRE_INTERVAL, None),

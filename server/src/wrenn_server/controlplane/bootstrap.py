@@ -3,10 +3,11 @@
 import secrets
 from dataclasses import dataclass, field
 
-from wrenn_server.controlplane.services import hosts, users
+from wrenn_server.controlplane.services import accounts, api_keys, hosts
 from wrenn_server.db import teams as db_teams
 from wrenn_server.db import users as db_users
 from wrenn_server.db.pool import Database
+from wrenn_server.db.user_tokens import Purpose
 
 KEY_NAME = "bootstrap"
 
@@ -35,16 +36,16 @@ async def bootstrap(db: Database, email: str, password: str | None) -> Bootstrap
         if user is None or team is None:
             password = password or secrets.token_urlsafe(15)
             name = email.partition("@")[0]
-            user_id, team_id = await users.create(
+            user_id, team_id = await accounts.create(
                 tx, email=email, password=password, name=name, is_admin=True
             )
         else:
             user_id, team_id = user.id, team.id
             await db_users.make_admin(tx, user_id)
             if password is not None:
-                await users.set_password(tx, user_id, password)
-        await users.delete_keys_named(tx, team_id, KEY_NAME)
-        made = await users.new_key(tx, team_id=team_id, name=KEY_NAME, created_by=user_id)
+                await accounts.set_password(tx, user_id, password)
+        await api_keys.delete_named(tx, team_id, KEY_NAME)
+        made = await api_keys.make(tx, team_id=team_id, name=KEY_NAME, created_by=user_id)
     return Bootstrapped(team_id, user_id, email, password, made.key)
 
 
@@ -56,3 +57,11 @@ async def create_host(db: Database, created_by: str | None = None) -> hosts.Crea
 async def new_host_token(db: Database, host_id: str) -> hosts.Created:
     """As `POST /v1/hosts/{id}/token`. :raises NotFound:"""
     return await hosts.new_token(db, host_id)
+
+
+async def link(db: Database, public_url: str, email: str, purpose: Purpose) -> str:
+    """What a mail to a user would say, for an administrator to pass on: activation, or a new password.
+
+    :raises NotFound: there is nobody of this address that it is for
+    """
+    return await accounts.link_for(public_url, db, email, purpose)

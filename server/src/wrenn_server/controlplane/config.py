@@ -4,10 +4,12 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import parseaddr
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from wrenn_server.controlplane.smtp import Smtp
 from wrenn_server.db.sandboxes import Room
 from wrenn_server.linux.env_file import ConfigError as ConfigError
 from wrenn_server.linux.env_file import read_env_file
@@ -16,6 +18,8 @@ from wrenn_server.model.address import Address
 VERSION = version("wrenn-server")
 AGENT = Address("localhost", 50051)
 MOST_WORKERS = 64
+GITHUB_URL = "https://github.com"
+GITHUB_API_URL = "https://api.github.com"
 TLS_LISTEN = "0.0.0.0:8443"
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,200}[a-z0-9])?(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 ROOM = Room(cpus=16.0, memory=2.0, disk=20.0)
@@ -49,6 +53,18 @@ class Tls:
     """CP_TLS_LISTEN_ADDR, HOST:PORT"""
 
 
+@dataclass(frozen=True, slots=True)
+class GitHub:
+    """An OAuth app of GitHub, or of a GitHub Enterprise server."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    url: str = GITHUB_URL
+    """CP_GITHUB_URL"""
+    api_url: str = GITHUB_API_URL
+    """CP_GITHUB_API_URL"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     database_url: str | None = field(default=None, repr=False)
@@ -71,6 +87,21 @@ class Config:
     """CP_TLS_CERT and CP_TLS_KEY; None: plain HTTP alone"""
     trusted_proxies: Networks = field(default_factory=lambda: Networks(""))
     """CP_TRUSTED_PROXIES: whose X-Forwarded-* are believed"""
+
+    public_url: str = "http://localhost:8000"
+    """CP_PUBLIC_URL: what links in mails begin with"""
+    signup: bool = True
+    """CP_SIGNUP: whether strangers may sign up"""
+    smtp: Smtp | None = None
+    """CP_SMTP_URL; None: mails go into the log"""
+    mail_from: str = "Wrenn Sandbox <wrenn@localhost>"
+    """CP_MAIL_FROM"""
+    github: GitHub | None = None
+    """CP_GITHUB_CLIENT_ID and CP_GITHUB_CLIENT_SECRET; None: no log-in with GitHub"""
+
+    @property
+    def secure_cookies(self) -> bool:
+        return self.public_url.startswith("https:")
 
     @property
     def postgres_dir(self) -> Path:
@@ -95,12 +126,16 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
         ("CP_PROXY_DOMAIN", "proxy_domain", _domain),
         ("CP_WORKERS", "workers", _workers),
         ("CP_TRUSTED_PROXIES", "trusted_proxies", Networks),
+        ("CP_PUBLIC_URL", "public_url", _url),
+        ("CP_SIGNUP", "signup", _yes_or_no),
+        ("CP_SMTP_URL", "smtp", Smtp.parse),
+        ("CP_MAIL_FROM", "mail_from", _mail_from),
     ):
         if text := values.get(name):
             try:
                 given[attribute] = parse(text)
             except ValueError as error:
-                shown = "" if name == "DATABASE_URL" else f"={text!r}"
+                shown = "" if name in {"DATABASE_URL", "CP_SMTP_URL"} else f"={text!r}"
                 problems.append(f"{name}{shown}: {error}")
     certificate, key = values.get("CP_TLS_CERT"), values.get("CP_TLS_KEY")
     if certificate and key:
@@ -113,6 +148,16 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
         problems.append(
             "CP_TLS_CERT and CP_TLS_KEY: give both, or none of the CP_TLS_ settings for plain HTTP"
         )
+    client_id, client_secret = values.get("CP_GITHUB_CLIENT_ID"), values.get("CP_GITHUB_CLIENT_SECRET")
+    if client_id and client_secret:
+        url = (values.get("CP_GITHUB_URL") or GITHUB_URL).rstrip("/")
+        # GitHub Enterprise has its API below its own address.
+        api_url = values.get("CP_GITHUB_API_URL") or (
+            GITHUB_API_URL if url == GITHUB_URL else f"{url}/api/v3"
+        )
+        given["github"] = GitHub(client_id, client_secret, url, api_url.rstrip("/"))
+    elif client_id or client_secret:
+        problems.append("CP_GITHUB_CLIENT_ID and CP_GITHUB_CLIENT_SECRET: give both, or none")
     room = ROOM
     factors = {"cpus": room.cpus, "memory": room.memory, "disk": room.disk}
     for name, attribute in (
@@ -149,6 +194,25 @@ def _domain(text: str) -> str:
     if not _DOMAIN.fullmatch(text):
         raise ValueError("expected a domain, perhaps with :PORT")
     return text.lower()
+
+
+def _url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+        raise ValueError("expected http://HOST or https://HOST, perhaps with a port and a path")
+    return text.rstrip("/")
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError("expected true or false")
+    return text == "true"
+
+
+def _mail_from(text: str) -> str:
+    if "@" not in parseaddr(text)[1]:
+        raise ValueError("expected an e-mail address, perhaps with a name before it: Name <name@example.com>")
+    return text
 
 
 def _workers(text: str) -> int:

@@ -26,7 +26,8 @@ from wrenn_server.model.errors import InvalidRequest, Unauthorized
 ISSUER = "wrenn"
 USER_AUDIENCE = "wrenn-user"
 HOST_AUDIENCE = "wrenn-host"
-USER_TOKEN_SEC = 12 * 3600
+USER_TOKEN_SEC = 3600
+"""A refresh token gets the next one; every use is checked against the session and the membership anyway."""
 HOST_TOKEN_SEC = 10 * 365 * 24 * 3600
 """An agent has no way to renew its token; a removed host's is refused because its record is gone."""
 CALL_TOKEN_SEC = 60
@@ -49,6 +50,8 @@ _CA_USAGE = {
 class UserClaims:
     user_id: str
     team_id: str
+    session_id: str | None = None
+    """None: made by the platform for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,16 @@ class Keys:
         return self.ca_certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def user_token(self, claims: UserClaims) -> str:
-        return self._sign(USER_AUDIENCE, USER_TOKEN_SEC, sub=claims.user_id, team=claims.team_id)
+        session = {} if claims.session_id is None else {"sid": claims.session_id}
+        return self._sign(USER_AUDIENCE, USER_TOKEN_SEC, sub=claims.user_id, team=claims.team_id, **session)
 
     def read_user_token(self, token: str) -> UserClaims:
         """:raises Unauthorized:"""
         claims = self._read(token, USER_AUDIENCE)
-        return UserClaims(str(claims.get("sub")), str(claims.get("team")))
+        session = claims.get("sid")
+        return UserClaims(
+            str(claims.get("sub")), str(claims.get("team")), None if session is None else str(session)
+        )
 
     def host_token(self, claims: HostClaims) -> str:
         return self._sign(HOST_AUDIENCE, HOST_TOKEN_SEC, sub=claims.host_id, epoch=claims.epoch)

@@ -18,6 +18,7 @@ from wrenn_server.controlplane.certificate import BadCertificate
 from wrenn_server.controlplane.config import VERSION, Config, ConfigError
 from wrenn_server.controlplane.workers import Place
 from wrenn_server.db import embedded, migrate, pool
+from wrenn_server.db.user_tokens import Purpose
 from wrenn_server.linux import notify
 from wrenn_server.linux.child import ChildFailed
 from wrenn_server.model.errors import WrennError
@@ -74,6 +75,30 @@ def create(*, email: str, password: str | None = None) -> int:
         At least 8 characters; without it one is made up.
     """
     return _command(lambda settings: _create_admin(settings, email, password))
+
+
+@admin.command
+def activation_link(*, email: str) -> int:
+    """Print the link that activates the account of somebody who has signed up, instead of a mail.
+
+    Parameters
+    ----------
+    email
+        The login name.
+    """
+    return _command(lambda settings: _link(settings, email, "activate"))
+
+
+@admin.command
+def reset_link(*, email: str) -> int:
+    """Print a link with which a user can set a new password, instead of a mail.
+
+    Parameters
+    ----------
+    email
+        The login name.
+    """
+    return _command(lambda settings: _link(settings, email, "reset"))
 
 
 def main() -> None:
@@ -137,6 +162,13 @@ async def _create_admin(settings: Config, email: str, password: str | None) -> N
     _say(f"password: {made.admin_password or '(unchanged)'}")
     _say(f"team:     {made.team_id}")
     _say(f"api key:  {made.api_key}")
+
+
+async def _link(settings: Config, email: str, purpose: Purpose) -> None:
+    async with _database(settings) as url:
+        await app.demand_schema(url)
+        async with pool.connect(url, max_size=2) as db:
+            _say(await bootstrap.link(db, settings.public_url, email, purpose))
 
 
 @asynccontextmanager

@@ -309,34 +309,6 @@ class Listing(Struct):
 # Users, keys, templates
 
 
-class Login(Request):
-    email: Annotated[str, Meta(max_length=254)]
-    password: Annotated[str, Meta(max_length=1024)]
-
-
-class LoggedIn(Struct, kw_only=True):
-    token: str
-    user_id: str
-    team_id: str
-    email: str
-    name: str
-
-
-class ApiKeyCreate(Request):
-    name: Annotated[str, Meta(max_length=128)] = ""
-
-
-class ApiKey(Struct, kw_only=True):
-    id: str
-    team_id: str
-    name: str
-    key_prefix: str
-    created_by: str | UnsetType = UNSET
-    created_at: Time
-    last_used_at: Time | UnsetType = UNSET
-    key: Annotated[str | UnsetType, Meta(description="In the answer that makes it, and never again")] = UNSET
-
-
 class Template(Struct, kw_only=True):
     id: str
     name: str

@@ -1,11 +1,12 @@
 """API keys: only SHA-256 digests are stored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
 from wrenn_server.db.pool import Executor, row, rows
+from wrenn_server.model.people import Scope
 
 
 class ApiKeyRow(msgspec.Struct, kw_only=True):
@@ -16,20 +17,37 @@ class ApiKeyRow(msgspec.Struct, kw_only=True):
     created_by: str | None
     created_at: datetime
     last_used_at: datetime | None
+    scopes: list[Scope]
+    expires_at: datetime | None
+    sandbox_id: str | None
+    """A key that reaches this sandbox alone."""
 
 
 async def insert(
-    db: Executor, *, id: str, team_id: str, name: str, digest: bytes, key_prefix: str, created_by: str | None
+    db: Executor,
+    *,
+    id: str,
+    team_id: str,
+    name: str,
+    digest: bytes,
+    key_prefix: str,
+    created_by: str | None,
+    scopes: Sequence[Scope],
+    expires_in_sec: int | None,
+    sandbox_id: str | None,
 ) -> ApiKeyRow:
     record = await db.fetchrow(
-        """INSERT INTO api_keys (id, team_id, name, digest, key_prefix, created_by)
-           VALUES ($1, $2, $3, $4, $5, $6) RETURNING *""",
+        """INSERT INTO api_keys (id, team_id, name, digest, key_prefix, created_by, scopes, expires_at, sandbox_id)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8), $9) RETURNING *""",
         id,
         team_id,
         name,
         digest,
         key_prefix,
         created_by,
+        list(scopes),
+        expires_in_sec,
+        sandbox_id,
     )
     inserted = row(record, ApiKeyRow)
     if inserted is None:
@@ -38,12 +56,34 @@ async def insert(
 
 
 async def by_digest(db: Executor, digest: bytes) -> ApiKeyRow | None:
-    return row(await db.fetchrow("SELECT * FROM api_keys WHERE digest = $1", digest), ApiKeyRow)
+    """None for one that has expired, too."""
+    record = await db.fetchrow(
+        "SELECT * FROM api_keys WHERE digest = $1 AND (expires_at IS NULL OR expires_at > now())", digest
+    )
+    return row(record, ApiKeyRow)
+
+
+async def get(db: Executor, key_id: str, team_id: str) -> ApiKeyRow | None:
+    record = await db.fetchrow("SELECT * FROM api_keys WHERE id = $1 AND team_id = $2", key_id, team_id)
+    return row(record, ApiKeyRow)
 
 
 async def of_team(db: Executor, team_id: str) -> list[ApiKeyRow]:
+    """Newest first; without those of one sandbox."""
     records = await db.fetch(
-        "SELECT * FROM api_keys WHERE team_id = $1 ORDER BY created_at DESC, id", team_id
+        """SELECT * FROM api_keys WHERE team_id = $1 AND sandbox_id IS NULL
+            ORDER BY created_at DESC, id""",
+        team_id,
+    )
+    return rows(records, ApiKeyRow)
+
+
+async def of_sandbox(db: Executor, sandbox_id: str, team_id: str) -> list[ApiKeyRow]:
+    """Newest first."""
+    records = await db.fetch(
+        "SELECT * FROM api_keys WHERE sandbox_id = $1 AND team_id = $2 ORDER BY created_at DESC, id",
+        sandbox_id,
+        team_id,
     )
     return rows(records, ApiKeyRow)
 
@@ -52,6 +92,10 @@ async def delete(db: Executor, key_id: str, team_id: str) -> bool:
     return (
         await db.execute("DELETE FROM api_keys WHERE id = $1 AND team_id = $2", key_id, team_id) != "DELETE 0"
     )
+
+
+async def delete_of_team(db: Executor, team_id: str) -> None:
+    await db.execute("DELETE FROM api_keys WHERE team_id = $1", team_id)
 
 
 async def delete_named(db: Executor, team_id: str, name: str) -> None:

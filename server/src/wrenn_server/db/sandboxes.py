@@ -468,6 +468,14 @@ async def alive_on(db: Executor, host_id: str) -> list[SandboxRow]:
     return rows(records, SandboxRow)
 
 
+async def of_deleted_teams(db: Executor) -> list[SandboxRow]:
+    records = await db.fetch(
+        """SELECT s.* FROM teams t JOIN sandboxes s ON s.team_id = t.id
+            WHERE t.deleted_at IS NOT NULL AND s.state NOT IN ('failed', 'killed') ORDER BY s.id LIMIT 100"""
+    )
+    return rows(records, SandboxRow)
+
+
 async def lose(db: Executor) -> None:
     """What is on unreachable hosts is lost until they are back, but for what rests in an object store. What is being
     killed stays so."""

@@ -55,6 +55,14 @@ def new_snapshot_id() -> SnapshotId:
     return SnapshotId("snap_" + _random())
 
 
+def new_session_id() -> str:
+    return "ses_" + _random()
+
+
+def new_invitation_id() -> str:
+    return "inv_" + _random()
+
+
 def new_request_id() -> str:
     return "req_" + _random()
 

@@ -14,8 +14,9 @@ from wrenn_server.controlplane import hosts_client
 from wrenn_server.controlplane import keys as control_plane_keys
 from wrenn_server.controlplane.hosts_client import Host, HostsClient
 from wrenn_server.controlplane.keys import Keys, UserClaims
-from wrenn_server.controlplane.services import users
-from wrenn_server.db import api_keys, embedded, hosts, migrate, pool, teams
+from wrenn_server.controlplane.services import accounts, api_keys, users
+from wrenn_server.db import api_keys as db_api_keys
+from wrenn_server.db import embedded, hosts, migrate, pool, teams
 from wrenn_server.db import users as db_users
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
@@ -75,8 +76,8 @@ class Platform:
         """What `wrenn.env` says. The key that stands there is kept while it is good: only its hash is in the database."""
         key = environment.read(self.settings.env_file).get("WRENN_API_KEY", "")
         digest = users.key_digest(key)
-        if digest is None or await api_keys.by_digest(self.db, digest) is None:
-            fresh = await users.new_key(
+        if digest is None or await db_api_keys.by_digest(self.db, digest) is None:
+            fresh = await api_keys.make(
                 self.db,
                 team_id=self.administrator.team_id,
                 name=KEY_NAME,
@@ -151,12 +152,12 @@ async def ensure_administrator(db: Database, known: dict[str, str]) -> Administr
     user = await db_users.by_email(db, ADMIN_EMAIL)
     if user is None:
         async with db.transaction() as tx:
-            user_id, team_id = await users.create(
+            user_id, team_id = await accounts.create(
                 tx, email=ADMIN_EMAIL, password=password, name="Administrator", is_admin=True
             )
         return Administrator(user_id, team_id, password)
     if "WRENN_ADMIN_PASSWORD" not in known:
-        await db_users.set_password(db, user.id, await users.hash_password(password))
+        await accounts.set_password(db, user.id, password)
     team = await teams.first_of(db, user.id)
     if team is None:
         raise LookupError(f"{ADMIN_EMAIL} is in no team")

@@ -12,6 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import (
+    accounts,
+    api_keys,
     auth,
     events,
     exec,
@@ -21,8 +23,10 @@ from wrenn_server.controlplane.api import (
     openapi,
     samples,
     sandboxes,
+    sessions,
     snapshots,
-    users,
+    teams,
+    templates,
 )
 from wrenn_server.controlplane.api.auth import Cp
 from wrenn_server.controlplane.config import VERSION
@@ -31,6 +35,7 @@ from wrenn_server.controlplane.e2b import app as e2b
 from wrenn_server.model.errors import WrennError
 
 _CALLER = {"caller": Provide(auth.provide_caller, sync_to_thread=False)}
+_USER: list[dict[str, list[str]]] = [{"user": []}, {"session": []}]
 _HOST = {"host": Provide(auth.provide_host, sync_to_thread=False)}
 
 
@@ -65,7 +70,8 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             health,
             description,
             metrics,
-            users.login,
+            *sessions.OPEN_ROUTES,
+            *accounts.OPEN_ROUTES,
             hosts.register,
             Router(
                 "/",
@@ -76,25 +82,27 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                     samples.metrics,
                     *exec.ROUTES,
                     *files.ROUTES,
-                    users.list_templates,
+                    *api_keys.ROUTES,
+                    *teams.CALLER_ROUTES,
+                    templates.listing,
                 ],
                 guards=[auth.caller_guard],
                 dependencies=_CALLER,
-                security=[{"apiKey": []}, {"user": []}],
+                security=[{"apiKey": []}, *_USER],
             ),
             Router(
                 "/",
-                route_handlers=users.USER_ROUTES,
+                route_handlers=[*sessions.USER_ROUTES, *accounts.USER_ROUTES, *teams.USER_ROUTES],
                 guards=[auth.user_guard],
                 dependencies=_CALLER,
-                security=[{"user": []}],
+                security=_USER,
             ),
             Router(
                 "/",
-                route_handlers=hosts.ADMIN_ROUTES,
+                route_handlers=[*hosts.ADMIN_ROUTES, *accounts.ADMIN_ROUTES],
                 guards=[auth.admin_guard],
                 dependencies=_CALLER,
-                security=[{"user": []}],
+                security=_USER,
             ),
             Router(
                 "/",
@@ -104,7 +112,10 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                 security=[{"host": []}],
             ),
         ],
-        dependencies={"cp": Provide(auth.provide_cp, sync_to_thread=False)},
+        dependencies={
+            "cp": Provide(auth.provide_cp, sync_to_thread=False),
+            "client": Provide(auth.provide_client, sync_to_thread=False),
+        },
         exception_handlers={
             WrennError: http.on_wrenn_error,
             HTTPException: http.on_http_exception,

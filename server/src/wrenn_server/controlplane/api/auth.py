@@ -1,51 +1,84 @@
-"""Who asks: guards run before anything else of a request is looked at."""
+"""Who asks: guards run before anything else of a request is looked at.
 
-from typing import Any
+A route needs the scope `read` when its method only looks, `write` otherwise, or what it says with `opt=auth.needs(…)`.
+"""
+
+from typing import Any, TypeVar, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
+from litestar.types import HTTPScope
+from msgspec import UNSET, UnsetType
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import hosts, users
+from wrenn_server.controlplane.services.sessions import Client
 from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db import actor
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.model.errors import Forbidden, Unauthorized, WrennError
+from wrenn_server.model.people import Scope
 
 Cp = NamedDependency[ControlPlane]
 Who = NamedDependency[Caller]
+From = NamedDependency[Client]
 Agent = NamedDependency[HostRow]
 Connection = ASGIConnection[Any, Any, Any, Any]
 
+SESSION_COOKIE = "wrenn_session"
+CSRF_COOKIE = "wrenn_csrf"
+_LOOKING = frozenset(("GET", "HEAD", "OPTIONS"))
+T = TypeVar("T")
 
-async def caller_guard(connection: Connection, _: BaseRouteHandler) -> None:
-    """API key or user token; a key wins over a token."""
-    cp = control_plane(connection)
+
+def needs(scope: Scope, *, beyond: bool = False) -> dict[str, Any]:
+    """For `opt` of a route that needs another scope than its method says.
+
+    :param beyond: it touches more than the sandbox in its path, so a key of that sandbox alone will not do
+    """
+    return {"scope": scope, "beyond": beyond}
+
+
+def scope_of(method: str, opt: dict[str, Any]) -> Scope:
+    found: Scope | None = opt.get("scope")
+    return found or ("read" if method in _LOOKING else "write")
+
+
+async def caller_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """API key, user token or a browser's session, in this order."""
     key = connection.headers.get("x-api-key")
     if key is not None:
-        _enter(connection, await users.by_api_key(cp, key))
-        return
-    token = _bearer(connection)
-    if token is None:
-        raise Unauthorized(
-            "this needs an API key or a login",
-            hint="send the header `X-API-Key: wrn_…` or `Authorization: Bearer …`",
+        who = await users.by_api_key(control_plane(connection), key)
+    else:
+        token = _bearer(connection)
+        # `Bearer` with an API key is what some HTTP clients make of a key; it says the same.
+        if token is not None and users.key_digest(token):
+            who = await users.by_api_key(control_plane(connection), token)
+        else:
+            who = await _user(
+                connection,
+                "this needs an API key or a login",
+                "send the header `X-API-Key: wrn_…` or `Authorization: Bearer …`",
+            )
+    _enter(connection, who)
+    who.demand(scope_of(_method(connection), handler.opt))
+    if who.sandbox_id is not None and (
+        handler.opt.get("beyond") or connection.path_params.get("sandbox_id") != who.sandbox_id
+    ):
+        raise Forbidden(
+            "this API key reaches one sandbox alone, and this is beyond it", code="scope_required"
         )
-    # `Bearer` with an API key is what some HTTP clients make of a key; it says the same.
-    by = users.by_api_key if users.key_digest(token) else users.by_token
-    _enter(connection, await by(cp, token))
 
 
-async def user_guard(connection: Connection, _: BaseRouteHandler) -> None:
-    """A user's token; API keys do not do."""
-    token = _bearer(connection)
-    if token is None:
-        raise Unauthorized(
-            "this needs a login", hint="POST /v1/auth/login gives a token for `Authorization: Bearer …`"
-        )
-    _enter(connection, await users.by_token(control_plane(connection), token))
+async def user_guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    """A user's token or session; API keys do not do."""
+    who = await _user(
+        connection, "this needs a login", "POST /v1/auth/login gives a token for `Authorization: Bearer …`"
+    )
+    _enter(connection, who)
+    who.demand(scope_of(_method(connection), handler.opt))
 
 
 async def admin_guard(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -94,9 +127,37 @@ def provide_host(request: Request[Any, Any, Any]) -> HostRow:
     return request.state.host
 
 
+def provide_client(request: Request[Any, Any, Any]) -> Client:
+    # The edge says where a request comes from; of several names the last is that of the proxy nearest to it.
+    address = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    return Client(address or "unknown", request.headers.get("user-agent", ""))
+
+
+def given(value: T | UnsetType) -> T | None:
+    """Of a field that may be left out."""
+    return None if value is UNSET else value
+
+
 def _enter(connection: Connection, caller: Caller) -> None:
     connection.state.caller = caller
     actor.current.set(caller.actor)
+
+
+async def _user(connection: Connection, missing: str, hint: str) -> Caller:
+    cp = control_plane(connection)
+    token = _bearer(connection)
+    if token is not None:
+        return await users.by_token(cp, token)
+    secret = connection.cookies.get(SESSION_COOKIE)
+    if secret:
+        changes = _method(connection) not in _LOOKING
+        csrf = connection.headers.get("x-csrf-token", "") if changes else None
+        return await users.by_cookie(cp, secret, csrf)
+    raise Unauthorized(missing, hint=hint)
+
+
+def _method(connection: Connection) -> str:
+    return cast("HTTPScope", connection.scope)["method"]
 
 
 def _bearer(connection: Connection) -> str | None:

@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.api import auth, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.api.upload import Upload
 from wrenn_server.controlplane.services import files, guest
@@ -29,7 +29,13 @@ async def write(cp: Cp, caller: Who, sandbox_id: FromPath[str], request: Request
     await files.write(cp, where, upload.path, upload.content())
 
 
-@post("/v1/sandboxes/{sandbox_id:str}/files/read", operation_id="readFile", tags=["files"], status_code=200)
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/files/read",
+    operation_id="readFile",
+    tags=["files"],
+    status_code=200,
+    opt=auth.needs("read"),
+)
 async def read(cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.FileRead]) -> Stream:
     """A file's bytes, streamed."""
     where = await guest.awake(cp, caller.team_id, sandbox_id)
@@ -40,7 +46,13 @@ async def read(cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[sc
         return Stream(body, media_type="application/octet-stream", headers=headers)
 
 
-@post("/v1/sandboxes/{sandbox_id:str}/files/list", operation_id="listFiles", tags=["files"], status_code=200)
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/files/list",
+    operation_id="listFiles",
+    tags=["files"],
+    status_code=200,
+    opt=auth.needs("read"),
+)
 async def listing(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.FileList]
 ) -> schema.Listing:

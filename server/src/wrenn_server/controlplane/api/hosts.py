@@ -7,8 +7,8 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
-from wrenn_server.controlplane.api.auth import Agent, Cp, Who
-from wrenn_server.controlplane.services import drains, hosts
+from wrenn_server.controlplane.api.auth import Agent, Cp, From, Who
+from wrenn_server.controlplane.services import attempts, drains, hosts
 from wrenn_server.wire import agent
 
 
@@ -65,9 +65,12 @@ async def token(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.HostCreat
 
 
 @post("/v1/hosts/register", operation_id="registerHost", tags=["agents"], status_code=200)
-async def register(cp: Cp, data: JSONBody[agent.Register]) -> agent.Registered:
+async def register(cp: Cp, client: From, data: JSONBody[agent.Register]) -> agent.Registered:
     """An agent introduces itself with its registration token and gets its own credentials."""
-    return await hosts.register(cp, data)
+    await attempts.take(cp, attempts.SECRET_FROM, client.address)
+    registered = await hosts.register(cp, data)
+    await attempts.give_back(cp, attempts.SECRET_FROM, client.address)
+    return registered
 
 
 @post("/v1/hosts/{host_id:str}/heartbeat", operation_id="heartbeat", tags=["agents"], status_code=204)

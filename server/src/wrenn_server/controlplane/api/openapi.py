@@ -11,7 +11,7 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from wrenn_server.controlplane import schema, schema_events
+from wrenn_server.controlplane import schema, schema_events, schema_people
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -27,6 +27,12 @@ CONFIG = OpenAPIConfig(
         security_schemes={
             "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key"),
             "user": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT"),
+            "session": SecurityScheme(
+                type="apiKey",
+                security_scheme_in="cookie",
+                name="wrenn_session",
+                description="Of browsers. What changes something needs `X-CSRF-Token`, too",
+            ),
             "host": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-Host-Token"),
         }
     ),
@@ -71,6 +77,7 @@ def describe(app: Litestar) -> dict[str, Any]:
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("400", None)
+            operation["responses"].get("204", {}).pop("content", None)
             operation["responses"]["default"] = {
                 "description": "A problem",
                 "content": {"application/json": {"schema": problem}},
@@ -100,7 +107,7 @@ def _components(names: set[str]) -> dict[str, Any]:
     """By msgspec itself, which also does the checking: nothing that it refuses is missing here."""
     types = {
         name: value
-        for module in (agent, schema_events, schema)  # of two with one name, that of the API
+        for module in (agent, schema_events, schema, schema_people)  # of two with one name, that of the API
         for name, value in vars(module).items()
         if name in names and value.__module__ == module.__name__
     }

@@ -9,7 +9,7 @@ from litestar import Request, Response, delete, get, post, put
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.api import auth, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.services import (
     forks,
@@ -124,7 +124,8 @@ async def listing(
 @get("/v1/sandboxes/{sandbox_id:str}", operation_id="getSandbox", tags=["sandboxes"])
 async def get_one(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.Sandbox:
     """One sandbox, also when it has ended."""
-    return shape.sandbox(await sandboxes.get(cp, caller.team_id, sandbox_id), secrets=True)
+    row = await sandboxes.get(cp, caller.team_id, sandbox_id)
+    return shape.sandbox(row, secrets="write" in caller.scopes)
 
 
 @delete("/v1/sandboxes/{sandbox_id:str}", operation_id="killSandbox", tags=["sandboxes"])
@@ -188,7 +189,12 @@ async def rollback(
     return shape.sandbox(row, secrets=True)
 
 
-@post("/v1/sandboxes/{sandbox_id:str}/fork", operation_id="forkSandbox", tags=["sandboxes"])
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/fork",
+    operation_id="forkSandbox",
+    tags=["sandboxes"],
+    opt=auth.needs("write", beyond=True),
+)
 async def fork(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxFork | None] = None
 ) -> list[schema.Forked]:

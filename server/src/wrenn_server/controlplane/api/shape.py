@@ -8,7 +8,6 @@ from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.services.exec import ProcessInfo
 from wrenn_server.controlplane.services.files import Entry
 from wrenn_server.controlplane.services.forks import Forked
-from wrenn_server.db.api_keys import ApiKeyRow
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.samples import SampleRow
 from wrenn_server.db.sandboxes import SandboxRow
@@ -138,19 +137,6 @@ def file_entry(entry: Entry) -> schema.FileEntry:
         group=entry.group,
         modified_at=entry.modified_time,
         symlink_target=entry.symlink_target or UNSET,
-    )
-
-
-def api_key(row: ApiKeyRow, key: str | UnsetType = UNSET) -> schema.ApiKey:
-    return schema.ApiKey(
-        id=row.id,
-        team_id=row.team_id,
-        name=row.name,
-        key_prefix=row.key_prefix,
-        created_by=or_unset(row.created_by),
-        created_at=row.created_at,
-        last_used_at=or_unset(row.last_used_at),
-        key=key,
     )
 
 

@@ -6,7 +6,7 @@ from litestar import Response, delete, get, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.api import auth, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.api.sandboxes import NEXT_CURSOR, read_cursor, write_cursor
 from wrenn_server.controlplane.services import snapshots
@@ -14,7 +14,12 @@ from wrenn_server.model.errors import NotFound
 from wrenn_server.model.ids import parse_snapshot_id
 
 
-@post("/v1/sandboxes/{sandbox_id:str}/snapshots", operation_id="createSnapshot", tags=["snapshots"])
+@post(
+    "/v1/sandboxes/{sandbox_id:str}/snapshots",
+    operation_id="createSnapshot",
+    tags=["snapshots"],
+    opt=auth.needs("write", beyond=True),
+)
 async def create(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxSnapshot | None] = None
 ) -> schema.Snapshot:

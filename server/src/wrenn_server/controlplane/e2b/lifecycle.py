@@ -3,6 +3,7 @@
 from litestar import Response, post
 from litestar.params import FromPath, JSONBody
 
+from wrenn_server.controlplane.api import auth
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.e2b import read, schema, shape
 from wrenn_server.controlplane.e2b.find import of_living
@@ -77,7 +78,7 @@ async def refresh(
         await timeouts.extend(cp, caller.team_id, id, timeout)
 
 
-@post("/sandboxes/{sandbox_id:str}/fork")
+@post("/sandboxes/{sandbox_id:str}/fork", opt=auth.needs("write", beyond=True))
 async def fork(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.Fork | None] = None
 ) -> list[schema.ForkResult]:

@@ -101,7 +101,7 @@ async def listing_v1(
 @get("/sandboxes/{sandbox_id:str}")
 async def get_one(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.SandboxDetail:
     row = await living(cp, caller, read.sandbox_id(sandbox_id))
-    return shape.detail(row, cp.config.proxy_domain)
+    return shape.detail(row, cp.config.proxy_domain, secrets="write" in caller.scopes)
 
 
 @delete("/sandboxes/{sandbox_id:str}")

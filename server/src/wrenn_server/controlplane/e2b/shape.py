@@ -54,10 +54,10 @@ def listed(row: SandboxRow) -> schema.ListedSandbox:
     )
 
 
-def detail(row: SandboxRow, domain: str | None) -> schema.SandboxDetail:
+def detail(row: SandboxRow, domain: str | None, *, secrets: bool) -> schema.SandboxDetail:
     return schema.SandboxDetail(
         **structs.asdict(listed(row)),
-        envd_access_token=row.access_token,
+        envd_access_token=row.access_token if secrets else "",  # the SDKs demand a text
         domain=domain,
         allow_internet_access=row.network.internet,
         network=schema.Network(

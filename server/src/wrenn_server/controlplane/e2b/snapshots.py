@@ -5,6 +5,7 @@ from typing import Annotated
 from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from wrenn_server.controlplane.api import auth
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.e2b import read, schema, shape
 from wrenn_server.controlplane.e2b.find import of_living
@@ -12,7 +13,7 @@ from wrenn_server.controlplane.e2b.sandboxes import NEXT_PAGE, Limit, NextToken
 from wrenn_server.controlplane.services import snapshots
 
 
-@post("/sandboxes/{sandbox_id:str}/snapshots")
+@post("/sandboxes/{sandbox_id:str}/snapshots", opt=auth.needs("write", beyond=True))
 async def create(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.NewSnapshot | None] = None
 ) -> schema.Snapshot:

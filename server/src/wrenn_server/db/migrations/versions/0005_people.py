@@ -1,0 +1,14 @@
+"""people: activation, sessions, invitations, what an API key may do, how often something may be tried"""
+
+from wrenn_server.db.migrations.script import run
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    run("0005_people.up.sql")
+
+
+def downgrade() -> None:
+    run("0005_people.down.sql")
