@@ -19,7 +19,7 @@ ROOM = Room(cpus=1.0, memory=1.0, disk=1.0)
 
 async def new_team(db: Database) -> str:
     team_id = new_team_id()
-    await teams.insert(db, id=team_id, name="team")
+    await teams.insert(db, id=team_id, name="team", slug="team")
     return team_id
 
 
@@ -275,4 +275,4 @@ async def test_candidates_have_room_and_the_image(db: Database) -> None:
 
 async def test_text_that_postgresql_cannot_store_is_the_callers_mistake(db: Database) -> None:
     with pytest.raises(InvalidRequest):
-        await teams.insert(db, id=new_team_id(), name="a\0b")
+        await teams.insert(db, id=new_team_id(), name="a\0b", slug="a\0b")

@@ -1,7 +1,7 @@
 """The platform's keys at work: tokens for users, hosts and calls to hosts; certificates for hosts.
 
 All tokens are Ed25519 JWTs of one key with issuer `wrenn`; the audience keeps them apart: `wrenn-user`, `wrenn-host`,
-and for a call to a host that host's id.
+`wrenn-oauth`, and for a call to a host that host's id.
 """
 
 import datetime as dt
@@ -26,6 +26,7 @@ from wrenn_server.model.errors import InvalidRequest, Unauthorized
 ISSUER = "wrenn"
 USER_AUDIENCE = "wrenn-user"
 HOST_AUDIENCE = "wrenn-host"
+OAUTH_AUDIENCE = "wrenn-oauth"
 USER_TOKEN_SEC = 3600
 """A refresh token gets the next one; every use is checked against the session and the membership anyway."""
 HOST_TOKEN_SEC = 10 * 365 * 24 * 3600
@@ -61,6 +62,16 @@ class HostClaims:
     """`hosts.token_epoch` at the registration that gave the token."""
 
 
+@dataclass(frozen=True, slots=True)
+class OAuthClaims:
+    """What must come back with a browser that was sent to another site."""
+
+    nonce: str
+    verifier: str = field(repr=False)
+    user_id: str | None
+    """Who links an account with theirs; None: a log-in."""
+
+
 @dataclass(slots=True)
 class Keys:
     signing: ed25519.Ed25519PrivateKey = field(repr=False)
@@ -83,6 +94,18 @@ class Keys:
         session = claims.get("sid")
         return UserClaims(
             str(claims.get("sub")), str(claims.get("team")), None if session is None else str(session)
+        )
+
+    def oauth_state(self, claims: OAuthClaims, lifetime_sec: int) -> str:
+        user = {} if claims.user_id is None else {"sub": claims.user_id}
+        return self._sign(OAUTH_AUDIENCE, lifetime_sec, nonce=claims.nonce, verifier=claims.verifier, **user)
+
+    def read_oauth_state(self, state: str) -> OAuthClaims:
+        """:raises Unauthorized:"""
+        claims = self._read(state, OAUTH_AUDIENCE)
+        user = claims.get("sub")
+        return OAuthClaims(
+            str(claims.get("nonce")), str(claims.get("verifier")), None if user is None else str(user)
         )
 
     def host_token(self, claims: HostClaims) -> str:

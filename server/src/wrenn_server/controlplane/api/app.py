@@ -20,6 +20,7 @@ from wrenn_server.controlplane.api import (
     files,
     hosts,
     http,
+    oauth,
     openapi,
     samples,
     sandboxes,
@@ -72,6 +73,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             metrics,
             *sessions.OPEN_ROUTES,
             *accounts.OPEN_ROUTES,
+            *oauth.OPEN_ROUTES,
             hosts.register,
             Router(
                 "/",
@@ -92,7 +94,12 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             ),
             Router(
                 "/",
-                route_handlers=[*sessions.USER_ROUTES, *accounts.USER_ROUTES, *teams.USER_ROUTES],
+                route_handlers=[
+                    *sessions.USER_ROUTES,
+                    *accounts.USER_ROUTES,
+                    *oauth.USER_ROUTES,
+                    *teams.USER_ROUTES,
+                ],
                 guards=[auth.user_guard],
                 dependencies=_CALLER,
                 security=_USER,

@@ -73,26 +73,31 @@ async def delete_one(cp: Cp, caller: Who, session_id: FromPath[str]) -> None:
 
 
 def answer(config: Config, made: Login) -> Response[schema.LoggedIn]:
-    cookies: list[Cookie] = []
-    if made.cookie is not None and made.csrf is not None:
+    headers = {"Cache-Control": "no-store"}
+    return Response(
+        shape_people.logged_in(made), cookies=cookies(config, made), status_code=200, headers=headers
+    )
+
+
+def cookies(config: Config, made: Login) -> list[Cookie]:
+    """Of a browser's session; none of a program's."""
+    if made.cookie is None or made.csrf is None:
+        return []
+    return [
+        Cookie(
+            name,
+            value=value,
+            path="/",
+            max_age=int(LIFETIME_SEC),
+            secure=config.secure_cookies,
+            httponly=not readable,
+            samesite="strict",
+        )
         for name, value, readable in (
             (auth.SESSION_COOKIE, made.cookie, False),
             (auth.CSRF_COOKIE, made.csrf, True),
-        ):
-            cookies.append(
-                Cookie(
-                    name,
-                    value=value,
-                    path="/",
-                    max_age=int(LIFETIME_SEC),
-                    secure=config.secure_cookies,
-                    httponly=not readable,
-                    samesite="strict",
-                )
-            )
-    return Response(
-        shape_people.logged_in(made), cookies=cookies, status_code=200, headers={"Cache-Control": "no-store"}
-    )
+        )
+    ]
 
 
 OPEN_ROUTES = [login, refresh, activate]

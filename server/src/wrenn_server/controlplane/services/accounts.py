@@ -35,6 +35,11 @@ def address(text: str) -> str:
     return email
 
 
+def printable(name: str) -> str:
+    """A name from elsewhere, as names are here."""
+    return "".join(character for character in name if character.isprintable()).strip()[:100] or "?"
+
+
 async def create(db: Executor, *, email: str, password: str, name: str, is_admin: bool) -> tuple[str, str]:
     """An active user with a team of their own. Run it in a transaction. Returns ids of user and team.
 
