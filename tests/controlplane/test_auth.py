@@ -34,6 +34,7 @@ IDS = {
     "host_id": new_host_id,
     "key_id": new_key_id,
     "process": lambda: "1",
+    "provider": lambda: "github",
     "team_id": new_team_id,
     "user_id": new_user_id,
     "session_id": new_session_id,

@@ -14,7 +14,7 @@ from wrenn_server.controlplane.services.oauth import STATE_SEC, Begun, Refused
 
 STATE_COOKIE = "wrenn_oauth"
 _PATH = "/v1/auth/oauth"
-_Word = Annotated[str | None, QueryParameter(max_length=4096)]
+_LONGEST = 4096
 
 
 @get(_PATH + "/{provider:str}", operation_id="beginOAuth", tags=["sessions"], status_code=302)
@@ -47,8 +47,8 @@ async def finish(
     client: From,
     request: Request[Any, Any, Any],
     provider: FromPath[str],
-    code: _Word = None,
-    state: _Word = None,
+    code: Annotated[str | None, QueryParameter(max_length=_LONGEST)] = None,
+    nonce: Annotated[str | None, QueryParameter(name="state", max_length=_LONGEST)] = None,
 ) -> Response[None]:
     """Where the other site leads back to: begins a browser's session and leads to the web interface, with `?error=` when it
     did not work."""
@@ -57,7 +57,7 @@ async def finish(
             cp,
             provider,
             code=code,
-            nonce=state,
+            nonce=nonce,
             state=request.cookies.get(STATE_COOKIE),
             client=client,
         )
