@@ -2,13 +2,13 @@
 
 from wrenn_server.db.migrations.script import run
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:
-    run("0005_people.up.sql")
+    run("0006_people.up.sql")
 
 
 def downgrade() -> None:
-    run("0005_people.down.sql")
+    run("0006_people.down.sql")
