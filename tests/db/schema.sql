@@ -4,6 +4,54 @@ CREATE FUNCTION public.actor_name(kind text, id text) RETURNS text
     SELECT CASE kind WHEN 'user' THEN (SELECT u.email FROM users u WHERE u.id = $2)
                      WHEN 'api_key' THEN (SELECT k.name FROM api_keys k WHERE k.id = $2) END
 $_$;
+CREATE TABLE public.audit_logs (
+    chain text NOT NULL,
+    number bigint NOT NULL,
+    id text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    actor_type text NOT NULL,
+    actor_id text,
+    actor_name text,
+    peer text NOT NULL,
+    method text NOT NULL,
+    operation text NOT NULL,
+    resource_type text,
+    resource_id text,
+    status integer NOT NULL,
+    code text,
+    request_id text NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_logs_actor_type_check CHECK ((actor_type = ANY (ARRAY['user'::text, 'api_key'::text, 'host'::text, 'anonymous'::text])))
+);
+CREATE FUNCTION public.audit_append(r public.audit_logs) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    head audit_heads;
+BEGIN
+    INSERT INTO audit_heads (chain) VALUES (r.chain) ON CONFLICT DO NOTHING;
+    SELECT * INTO head FROM audit_heads WHERE chain = r.chain FOR UPDATE;
+    r.number := greatest(head.number, (SELECT max(number) FROM audit_logs WHERE chain = r.chain)) + 1;
+    r.at := clock_timestamp();
+    r.actor_name := actor_name(r.actor_type, r.actor_id);
+    r.digest := sha256(head.digest || convert_to(audit_content(r), 'UTF8'));
+    INSERT INTO audit_logs SELECT r.*;
+    UPDATE audit_heads SET number = r.number, digest = r.digest WHERE chain = r.chain;
+END $$;
+CREATE FUNCTION public.audit_content(r public.audit_logs) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT array_to_json(ARRAY[
+        r.chain, r.number::text, r.id, to_char(r.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), r.actor_type,
+        r.actor_id, r.actor_name, r.peer, r.method, r.operation, r.resource_type, r.resource_id, r.status::text, r.code,
+        r.request_id])::text
+$$;
+CREATE FUNCTION public.audit_refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'audit_logs is append-only';
+END $$;
 CREATE FUNCTION public.event_write(team_id text, type text, outcome text, resource_type text, resource_id text, actor text, metadata jsonb, error text, sandbox jsonb) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -173,6 +221,11 @@ CREATE UNLOGGED TABLE public.attempts (
     what text NOT NULL,
     left_over double precision NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.audit_heads (
+    chain text NOT NULL,
+    number bigint DEFAULT 0 NOT NULL,
+    digest bytea DEFAULT '\x'::bytea NOT NULL
 );
 CREATE TABLE public.event_head (
     id integer DEFAULT 1 NOT NULL,
@@ -427,6 +480,12 @@ ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (what);
+ALTER TABLE ONLY public.audit_heads
+    ADD CONSTRAINT audit_heads_pkey PRIMARY KEY (chain);
+ALTER TABLE ONLY public.audit_logs
+    ADD CONSTRAINT audit_logs_id_key UNIQUE (id);
+ALTER TABLE ONLY public.audit_logs
+    ADD CONSTRAINT audit_logs_pkey PRIMARY KEY (chain, number);
 ALTER TABLE ONLY public.event_head
     ADD CONSTRAINT event_head_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.events
@@ -489,6 +548,7 @@ ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 CREATE INDEX api_keys_sandbox ON public.api_keys USING btree (sandbox_id) WHERE (sandbox_id IS NOT NULL);
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
+CREATE INDEX audit_logs_at ON public.audit_logs USING btree (chain, at);
 CREATE INDEX events_created ON public.events USING btree (created_at);
 CREATE INDEX events_new ON public.events USING btree (sequence) WHERE ("position" IS NULL);
 CREATE INDEX events_team ON public.events USING btree (team_id, "position");
@@ -509,6 +569,7 @@ CREATE INDEX sessions_user ON public.sessions USING btree (user_id, created_at D
 CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
+CREATE TRIGGER audit_logs_refuse BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION public.audit_refuse();
 CREATE TRIGGER hosts_event AFTER UPDATE OF status ON public.hosts FOR EACH ROW WHEN (((old.status <> new.status) AND (new.status = ANY (ARRAY['online'::text, 'unreachable'::text])))) EXECUTE FUNCTION public.hosts_event();
 CREATE TRIGGER hosts_notify AFTER UPDATE OF address, status ON public.hosts FOR EACH ROW WHEN (((old.address IS DISTINCT FROM new.address) OR (old.status <> new.status))) EXECUTE FUNCTION public.hosts_notify();
 CREATE TRIGGER sandboxes_event AFTER UPDATE OF state ON public.sandboxes FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION public.sandboxes_event();

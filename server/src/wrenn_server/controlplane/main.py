@@ -16,12 +16,13 @@ import uvloop
 from wrenn_server.controlplane import app, bootstrap, config, workers
 from wrenn_server.controlplane.certificate import BadCertificate
 from wrenn_server.controlplane.config import VERSION, Config, ConfigError
+from wrenn_server.controlplane.services import audit
 from wrenn_server.controlplane.workers import Place
 from wrenn_server.db import embedded, migrate, pool
 from wrenn_server.db.user_tokens import Purpose
 from wrenn_server.linux import notify
 from wrenn_server.linux.child import ChildFailed
-from wrenn_server.model.errors import WrennError
+from wrenn_server.model.errors import Internal, WrennError
 from wrenn_server.obs import logs
 
 T = TypeVar("T")
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 cli = cyclopts.App(name="wrenn-cp", version=VERSION, help=__doc__)
 admin = cyclopts.App(name="admin", help="Administrators of the platform.")
 cli.command(admin)
+audit_ = cyclopts.App(name="audit", help="The audit log.")
+admin.command(audit_)
 
 
 @cli.default
@@ -101,6 +104,13 @@ def reset_link(*, email: str) -> int:
     return _command(lambda settings: _link(settings, email, "reset"))
 
 
+@audit_.command
+def verify() -> int:
+    """Prove that every row of the audit log is as it was written. Prints each chain with its last number and hash: kept
+    elsewhere, they prove later that nothing was cut off at the end."""
+    return _command(_verify_audit)
+
+
 def main() -> None:
     sys.exit(cli())
 
@@ -169,6 +179,22 @@ async def _link(settings: Config, email: str, purpose: Purpose) -> None:
         await app.demand_schema(url)
         async with pool.connect(url, max_size=2) as db:
             _say(await bootstrap.link(db, settings.public_url, email, purpose))
+
+
+async def _verify_audit(settings: Config) -> None:
+    async with _database(settings) as url:
+        await app.demand_schema(url)
+        async with pool.connect(url, max_size=2) as db:
+            found = await audit.verify(db)
+    for head in found.heads:
+        _say(f"whole   {head.chain} {head.number} {head.digest.hex()}")
+    for broken in found.broken:
+        _say(f"BROKEN  {broken.chain} {broken.number} {broken.what}")
+    if found.broken:
+        raise Internal(
+            f"the audit log is not as it was written: {len(found.broken)} of "
+            f"{len(found.broken) + len(found.heads)} chains are broken"
+        )
 
 
 @asynccontextmanager

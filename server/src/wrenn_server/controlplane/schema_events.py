@@ -77,3 +77,43 @@ class Event(Struct, kw_only=True):
     error: Annotated[str | UnsetType, Meta(description="What went wrong, when `outcome` is `error`")] = UNSET
     sandbox: EventSandbox | UnsetType = UNSET
     timestamp: Time
+
+
+class AuditLog(Struct, kw_only=True):
+    chain: Annotated[str, Meta(description="The team's id, or `platform`")]
+    number: Annotated[int, Meta(description="In its chain, from 1, without gaps")]
+    id: str
+    at: Time
+    actor_type: Literal["user", "api_key", "host", "anonymous"]
+    actor_id: str | None
+    actor_name: Annotated[
+        str | None, Meta(description="A user's e-mail address, a key's name, as it was then")
+    ]
+    peer: Annotated[str, Meta(description="Address that the request came from")]
+    method: str
+    operation: str
+    resource_type: str | None
+    resource_id: str | None
+    status: Annotated[
+        int, Meta(description="HTTP status of the answer; from 400 on it was refused or failed")
+    ]
+    code: Annotated[str | None, Meta(description="Of the problem")]
+    request_id: str
+    digest: Annotated[str, Meta(description="SHA-256 of the one before it and of this one, in hexadecimal")]
+
+
+class AuditHead(Struct):
+    chain: str
+    number: int
+    digest: str
+
+
+class AuditBroken(Struct):
+    chain: str
+    number: Annotated[int, Meta(description="The first row that is not as it was written")]
+    what: str
+
+
+class AuditVerification(Struct):
+    whole: list[AuditHead]
+    broken: list[AuditBroken]

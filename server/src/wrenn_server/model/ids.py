@@ -63,6 +63,10 @@ def new_invitation_id() -> str:
     return "inv_" + _random()
 
 
+def new_audit_id() -> str:
+    return "log_" + _random()
+
+
 def new_request_id() -> str:
     return "req_" + _random()
 

@@ -11,8 +11,9 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from wrenn_server.up import doctor, hosts, start
+from wrenn_server.up import audit, doctor, hosts, start
 from wrenn_server.up import down as taking_down
+from wrenn_server.up.administrator import Refused
 from wrenn_server.up.demo import show
 from wrenn_server.up.settings import Settings, from_environment
 
@@ -143,8 +144,27 @@ def host(
     """
     try:
         asyncio.run(hosts.act(settings_of(data_dir), console, action, host_id, wait=wait))
-    except hosts.Refused as error:
+    except Refused as error:
         console.print(f"[red]wrenn host:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+def admin(what: Literal["audit"], action: Literal["verify"], /, *, data_dir: Path | None = None) -> None:
+    """Prove that every row of the audit log is as it was written (audit verify).
+
+    As the administrator, like `wrenn host`. Prints each chain with its last number and hash: kept elsewhere, they prove
+    later that nothing was cut off at the end.
+
+    :param what: audit.
+    :param action: verify.
+    :param data_dir: Where wrenn.env is (default /var/lib/wrenn, or WRENN_DATA_DIR).
+    """
+    try:
+        whole = asyncio.run(audit.verify(settings_of(data_dir), console))
+    except Refused as error:
+        console.print(f"[red]wrenn admin {what} {action}:[/] {error}", highlight=False)
+        sys.exit(1)
+    if not whole:
         sys.exit(1)
 
 
@@ -154,5 +174,6 @@ commands: list[tuple[str, Callable[..., None]]] = [
     ("doctor", check),
     ("demo", demo),
     ("host", host),
+    ("admin", admin),
 ]
 """Name and function of each; the command line adds them as they are."""

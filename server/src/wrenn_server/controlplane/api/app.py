@@ -14,6 +14,7 @@ from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import (
     accounts,
     api_keys,
+    audit,
     auth,
     events,
     exec,
@@ -61,7 +62,7 @@ async def metrics(cp: Cp) -> Response[bytes]:
 
 def build(cp: ControlPlane) -> ASGIApp:
     # Outside of Litestar, whose own middleware does not see paths and methods that it does not know.
-    return http.outermost(e2b.beside(litestar(cp), e2b.litestar(cp)))
+    return http.outermost(audit.audited(e2b.beside(litestar(cp), e2b.litestar(cp)), cp))
 
 
 def litestar(cp: ControlPlane | None) -> Litestar:
@@ -99,6 +100,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                     *accounts.USER_ROUTES,
                     *oauth.USER_ROUTES,
                     *teams.USER_ROUTES,
+                    *audit.USER_ROUTES,
                 ],
                 guards=[auth.user_guard],
                 dependencies=_CALLER,
@@ -106,7 +108,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             ),
             Router(
                 "/",
-                route_handlers=[*hosts.ADMIN_ROUTES, *accounts.ADMIN_ROUTES],
+                route_handlers=[*hosts.ADMIN_ROUTES, *accounts.ADMIN_ROUTES, *audit.ADMIN_ROUTES],
                 guards=[auth.admin_guard],
                 dependencies=_CALLER,
                 security=_USER,

@@ -21,7 +21,8 @@ MAX_BODY = 1024 * 1024
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """In JSON a backslash only occurs in strings, so this finds exactly the escaped NUL characters."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
-_STATE = "request_id"
+REQUEST_ID = "request_id"
+"""Its name in `scope["state"]`."""
 _DRAINED = 32 * 1024 * 1024
 _DRAIN_SEC = 10.0
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
@@ -58,7 +59,7 @@ def outermost(app: ASGIApp) -> ASGIApp:
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         scope.setdefault("state", {})  # pyright: ignore[reportUnknownMemberType] - a TypedDict of Litestar's
-        scope["state"][_STATE] = request_id
+        scope["state"][REQUEST_ID] = request_id
         header = (b"x-request-id", request_id.encode())
         more = True
 
@@ -103,7 +104,7 @@ def note(error: WrennError) -> None:
 
 def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Response[bytes]:
     note(error)
-    content = problems.encode(error, request.scope["state"].get(_STATE))
+    content = problems.encode(error, request.scope["state"].get(REQUEST_ID))
     headers = {"Retry-After": "1"} if error.retryable else {}
     return Response(content, status_code=error.status, media_type="application/json", headers=headers)
 

@@ -7,7 +7,7 @@ from litestar import Request, Response, delete, get
 from litestar.datastructures import Cookie
 from litestar.params import FromPath, QueryParameter
 
-from wrenn_server.controlplane.api import auth, sessions
+from wrenn_server.controlplane.api import audit, auth, sessions
 from wrenn_server.controlplane.api.auth import Cp, From, Who
 from wrenn_server.controlplane.services import oauth
 from wrenn_server.controlplane.services.oauth import STATE_SEC, Begun, Refused
@@ -62,11 +62,14 @@ async def finish(
             client=client,
         )
     except Refused as refused:
+        audit.note(request, audit.Noted(code=refused.reason))
         query = "?" + urlencode({"error": refused.reason})
         cookies: list[Cookie] = []
     else:
         query = ""
         cookies = sessions.cookies(cp.config, made) if made else []
+        if made:
+            audit.note(request, audit.Noted(actor=("user", made.user.id, made.team_id)))
     cookies.append(Cookie(STATE_COOKIE, path=_PATH, max_age=0))
     headers = {"Location": f"{cp.config.public_url}/{query}", "Cache-Control": "no-store"}
     return Response(None, status_code=302, headers=headers, cookies=cookies)

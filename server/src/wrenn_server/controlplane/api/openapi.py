@@ -90,10 +90,12 @@ def describe(app: Litestar) -> dict[str, Any]:
         "content": {"multipart/form-data": {"schema": _UPLOAD}},
     }
     paths["/v1/sandboxes/{sandbox_id}/files/read"]["post"]["responses"]["200"]["content"] = _BINARY
-    paths["/v1/events/stream"]["get"]["responses"]["200"]["content"] = {
-        "text/event-stream": {"schema": {"type": "string"}}
-    }
-    for path in ("/v1/sandboxes", "/v1/snapshots", "/v1/events"):
+    for path, kind in (
+        ("/v1/events/stream", "text/event-stream"),
+        ("/v1/audit-logs/export", "application/jsonl"),
+    ):
+        paths[path]["get"]["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}}}
+    for path in ("/v1/sandboxes", "/v1/snapshots", "/v1/events", "/v1/audit-logs", "/v1/admin/audit-logs"):
         paths[path]["get"]["responses"]["200"]["headers"] = {
             "X-Next-Cursor": {
                 "schema": {"type": "string"},

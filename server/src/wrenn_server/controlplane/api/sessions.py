@@ -7,7 +7,7 @@ from litestar.datastructures import Cookie
 from litestar.params import FromPath, JSONBody
 
 from wrenn_server.controlplane import schema_people as schema
-from wrenn_server.controlplane.api import auth, shape_people
+from wrenn_server.controlplane.api import audit, auth, shape_people
 from wrenn_server.controlplane.api.auth import Cp, From, Who
 from wrenn_server.controlplane.config import Config
 from wrenn_server.controlplane.services import accounts, sessions
@@ -15,9 +15,12 @@ from wrenn_server.controlplane.services.sessions import LIFETIME_SEC, Login
 
 
 @post("/v1/auth/login", operation_id="login", tags=["sessions"], status_code=200)
-async def login(cp: Cp, client: From, data: JSONBody[schema.Login]) -> Response[schema.LoggedIn]:
+async def login(
+    cp: Cp, client: From, request: Request[Any, Any, Any], data: JSONBody[schema.Login]
+) -> Response[schema.LoggedIn]:
     """A token for `Authorization: Bearer`, valid for an hour, and a refresh token for the next one; or the session of a
     browser."""
+    audit.note(request, audit.Noted(about=("user", data.email)))
     made = await sessions.login(cp, data.email, data.password, client, "cookie" if data.cookie else "token")
     return answer(cp.config, made)
 

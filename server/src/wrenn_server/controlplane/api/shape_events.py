@@ -6,6 +6,8 @@ from msgspec import UNSET
 
 from wrenn_server.controlplane import schema_events
 from wrenn_server.controlplane.api.shape import or_unset
+from wrenn_server.controlplane.services.audit import Verified
+from wrenn_server.db.audit import AuditRow
 from wrenn_server.db.events import EventRow, SandboxThen
 from wrenn_server.model.sandbox import State
 
@@ -57,4 +59,32 @@ def _sandbox_then(id: str, then: SandboxThen) -> schema_events.EventSandbox:
         last_active_at=or_unset(then.last_active_at),
         last_updated=then.updated_at,
         metadata=then.metadata,
+    )
+
+
+def audit_log(row: AuditRow) -> schema_events.AuditLog:
+    return schema_events.AuditLog(
+        chain=row.chain,
+        number=row.number,
+        id=row.id,
+        at=row.at,
+        actor_type=row.actor_type,
+        actor_id=row.actor_id,
+        actor_name=row.actor_name,
+        peer=row.peer,
+        method=row.method,
+        operation=row.operation,
+        resource_type=row.resource_type,
+        resource_id=row.resource_id,
+        status=row.status,
+        code=row.code,
+        request_id=row.request_id,
+        digest=row.digest.hex(),
+    )
+
+
+def verification(found: Verified) -> schema_events.AuditVerification:
+    return schema_events.AuditVerification(
+        whole=[schema_events.AuditHead(h.chain, h.number, h.digest.hex()) for h in found.heads],
+        broken=[schema_events.AuditBroken(b.chain, b.number, b.what) for b in found.broken],
     )

@@ -1,4 +1,4 @@
-"""`wrenn host`: what it needs and what it says."""
+"""`wrenn host`, `wrenn admin`: what they need and what they say."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,8 @@ from rich.console import Console
 from support.postgres import database_url, empty_database, postgres
 from support.simulated import World, host, world
 from wrenn_server.hostagent.simulated import SimulatedAgent
-from wrenn_server.up import environment, hosts
+from wrenn_server.up import audit, environment, hosts
+from wrenn_server.up.administrator import Refused
 from wrenn_server.up.settings import Settings, from_environment
 
 __all__ = ["database_url", "empty_database", "host", "postgres", "world"]
@@ -25,7 +26,7 @@ async def test_hosts_are_listed_drained_and_taken_back(
     world: World, host: SimulatedAgent, tmp_path: Path
 ) -> None:
     settings = Settings(data_dir=tmp_path)
-    with pytest.raises(hosts.Refused, match="WRENN_ADMIN_EMAIL and WRENN_ADMIN_PASSWORD not set"):
+    with pytest.raises(Refused, match="WRENN_ADMIN_EMAIL and WRENN_ADMIN_PASSWORD not set"):
         await said(settings, "list")
     known = {
         "WRENN_BASE_URL": world.url,
@@ -34,18 +35,18 @@ async def test_hosts_are_listed_drained_and_taken_back(
     }
     environment.write(settings.env_file, known)
     assert host.host_id in await said(settings, "list")
-    with pytest.raises(hosts.Refused, match="which host"):
+    with pytest.raises(Refused, match="which host"):
         await said(settings, "drain")
-    with pytest.raises(hosts.Refused, match="does not exist"):
+    with pytest.raises(Refused, match="does not exist"):
         await said(settings, "drain", "host_x")
     assert "is empty" in await said(settings, "drain", host.host_id)
     assert "draining" in await said(settings, "list")
     assert "draining" not in await said(settings, "undrain", host.host_id)
     await world.new_sandbox()
-    with pytest.raises(hosts.Refused, match="AGENT_OBJECT_STORE"):
+    with pytest.raises(Refused, match="AGENT_OBJECT_STORE"):
         await said(settings, "drain", host.host_id)
     environment.write(settings.env_file, {**known, "WRENN_BASE_URL": "http://127.0.0.1:9"})
-    with pytest.raises(hosts.Refused, match="cannot be reached"):
+    with pytest.raises(Refused, match="cannot be reached"):
         await said(settings, "list")
 
 
@@ -54,3 +55,20 @@ def test_the_agent_of_wrenn_up_is_told_the_object_store() -> None:
 
     settings = from_environment({"AGENT_OBJECT_STORE": "/mnt/shared"})
     assert supervisor.agent_environment(settings)["AGENT_OBJECT_STORE"] == "/mnt/shared"
+
+
+async def test_the_audit_log_is_verified(world: World, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    known = {
+        "WRENN_BASE_URL": world.url,
+        "WRENN_ADMIN_EMAIL": world.admin.admin_email,
+        "WRENN_ADMIN_PASSWORD": world.admin.admin_password or "",
+    }
+    environment.write(settings.env_file, known)
+    console = Console(file=io.StringIO(), width=200)
+    assert await audit.verify(settings, console)
+    await world.cp.db.execute("DELETE FROM audit_heads WHERE chain = $1", world.admin.team_id)
+    assert not await audit.verify(settings, console)
+    said = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue] - the StringIO from above
+    assert f"whole   {world.admin.team_id} " in said
+    assert f"BROKEN  {world.admin.team_id} " in said
