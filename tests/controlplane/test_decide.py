@@ -38,7 +38,7 @@ def row(
         on_timeout=on_timeout, pause_memory=True, auto_resume=False, saved_memory=None, metadata={},
         network=Network(), traffic_token=None, mask_host=None, image="minimal", snapshot_id=None,
         access_token="t", envd_version="", reason=None, message=None, console=None, created_at=NOW,
-        started_at=None, last_active_at=None, updated_at=NOW, expires_at=expires_at, check_after=None,
+        activity=[], started_at=None, last_active_at=None, updated_at=NOW, expires_at=expires_at, check_after=None,
         saved_generation=saved, stored_generation=stored, stored_machine="m" if stored else None,
         stored_in="s" if stored else None,
     )  # fmt: skip
