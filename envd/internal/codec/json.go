@@ -4,10 +4,10 @@ package codec
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -37,8 +37,17 @@ func (j JSON) MarshalAppend(into []byte, message any) ([]byte, error) {
 			return appendOutput(into, data), nil
 		}
 	}
-	if watched, ok := message.(*filesystem.WatchDirResponse); ok && isPlain(watched.GetFilesystem()) {
-		return appendChange(into, watched.GetFilesystem()), nil
+	switch watched := message.(type) {
+	case *filesystem.WatchDirResponse:
+		if isPlain(watched.GetFilesystem()) {
+			into = append(into, `{"filesystem":`...)
+			into = appendChange(into, watched.GetFilesystem())
+			return append(into, '}'), nil
+		}
+	case *filesystem.GetWatcherEventsResponse:
+		if events := watched.GetEvents(); len(events) > 0 && !slices.ContainsFunc(events, isSpecial) {
+			return appendChanges(into, events), nil
+		}
 	}
 	typed, ok := message.(proto.Message)
 	if !ok {
@@ -71,7 +80,7 @@ func appendOutput(into []byte, data *process.ProcessEvent_DataEvent) []byte {
 	into = append(into, `{"event":{"data":{"`...)
 	into = append(into, name...)
 	into = append(into, `":"`...)
-	into = base64.StdEncoding.AppendEncode(into, payload)
+	into = appendBase64(into, payload)
 	return append(into, `"}}}`...)
 }
 
@@ -85,13 +94,27 @@ func isPlain(event *filesystem.FilesystemEvent) bool {
 	return known && event.Type != 0 && !strings.ContainsFunc(event.Name, special)
 }
 
+func isSpecial(event *filesystem.FilesystemEvent) bool { return !isPlain(event) }
+
+// appendChanges encodes plain events that were asked for together.
+func appendChanges(into []byte, events []*filesystem.FilesystemEvent) []byte {
+	into = append(into, `{"events":[`...)
+	for i, event := range events {
+		if i > 0 {
+			into = append(into, ',')
+		}
+		into = appendChange(into, event)
+	}
+	return append(into, "]}"...)
+}
+
 // appendChange encodes a plain event; thousands may come in a second.
 func appendChange(into []byte, event *filesystem.FilesystemEvent) []byte {
-	into = append(into, `{"filesystem":{"name":"`...)
+	into = append(into, `{"name":"`...)
 	into = append(into, event.Name...)
 	into = append(into, `","type":"`...)
 	into = append(into, event.Type.String()...)
-	return append(into, `"}}`...)
+	return append(into, `"}`...)
 }
 
 // Unmarshal decodes a protobuf message; fields it does not know are left out, so that newer clients work.

@@ -88,22 +88,29 @@ func TestEventsAreEncodedAsProtobufDoes(t *testing.T) {
 		{Name: "entry", Type: filesystem.EventType_EVENT_TYPE_WRITE, Entry: &filesystem.EntryInfo{Name: "entry"}},
 		nil,
 	} {
-		message := &filesystem.WatchDirResponse{Event: &filesystem.WatchDirResponse_Filesystem{Filesystem: event}}
-		ours, err := JSON("json").MarshalAppend([]byte("head"), message)
-		if err != nil {
-			t.Fatal(err)
-		}
-		theirs, err := protojson.Marshal(message)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var want bytes.Buffer
-		want.WriteString("head")
-		if err := json.Compact(&want, theirs); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(ours, want.Bytes()) {
-			t.Errorf("got %s, want %s", ours, want.Bytes())
+		plain := &filesystem.FilesystemEvent{Name: "plain", Type: filesystem.EventType_EVENT_TYPE_WRITE}
+		for _, message := range []proto.Message{
+			&filesystem.WatchDirResponse{Event: &filesystem.WatchDirResponse_Filesystem{Filesystem: event}},
+			&filesystem.GetWatcherEventsResponse{},
+			&filesystem.GetWatcherEventsResponse{Events: []*filesystem.FilesystemEvent{event}},
+			&filesystem.GetWatcherEventsResponse{Events: []*filesystem.FilesystemEvent{plain, event, plain}},
+		} {
+			ours, err := JSON("json").MarshalAppend([]byte("head"), message)
+			if err != nil {
+				t.Fatal(err)
+			}
+			theirs, err := protojson.Marshal(message)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want bytes.Buffer
+			want.WriteString("head")
+			if err := json.Compact(&want, theirs); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(ours, want.Bytes()) {
+				t.Errorf("got %s, want %s", ours, want.Bytes())
+			}
 		}
 	}
 	bad := &filesystem.WatchDirResponse{Event: &filesystem.WatchDirResponse_Filesystem{
