@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,8 @@ type Cgroups struct {
 	user  string
 	limit int64 // bytes of memory for all user programs, 0 when unlimited
 	life  int64 // tells leaves of this run from those of a previous one
+
+	relieved atomic.Int64 // processes that Relieve killed
 
 	mu    sync.Mutex
 	next  int
@@ -144,13 +147,14 @@ func (c *Cgroups) Leaf() (*Leaf, error) {
 	return &Leaf{cgroups: c, dir: dir, handle: handle}, nil
 }
 
-// OOMKills counts the processes that the kernel killed for want of memory in all user programs so far.
+// OOMKills counts the processes that the kernel, or Relieve, killed for want of memory in all user programs so far.
 func (c *Cgroups) OOMKills() int64 {
+	relieved := c.relieved.Load()
 	data, err := os.ReadFile(filepath.Join(c.user, "memory.events"))
 	if err != nil {
-		return 0
+		return relieved
 	}
-	return eventCount(string(data), "oom_kill")
+	return relieved + eventCount(string(data), "oom_kill")
 }
 
 // eventCount reads one counter of a cgroup events file, 0 when it is not there.
