@@ -14,8 +14,16 @@ import (
 )
 
 const (
-	pipeChunk = 32 << 10
+	pipeChunk = 64 << 10
 	ptyChunk  = 16 << 10
+
+	// A program that goes on writing is read every pause rather than at each of its writes: to be woken for 4 KiB takes
+	// an emulated guest longer than to carry 64. Meanwhile it writes on into a larger pipe.
+	pause     = time.Millisecond
+	pausePipe = 256 << 10
+	// how much is told at once before that, and what silence makes a program one that writes anew
+	atOnce = 32 << 10
+	rest   = 10 * time.Millisecond
 
 	// After the leader's exit, how long its descendants may keep the output open without writing, and how long
 	// altogether. Long enough for the `tee` of a process substitution, short enough for `server &`.
@@ -30,9 +38,33 @@ type outputEvent func(data []byte) *pb.ProcessEvent_DataEvent
 
 // output carries one of a program's streams to the hub.
 type output struct {
-	file  *os.File
-	chunk int
-	event outputEvent
+	file   *os.File
+	chunk  int
+	event  outputEvent
+	exited chan struct{} // closed when the leader has exited
+
+	flow    flow
+	widened bool
+}
+
+func newOutput(file *os.File, chunk int, event outputEvent) *output {
+	return &output{file: file, chunk: chunk, event: event, exited: make(chan struct{})}
+}
+
+// flow tells whether a program goes on writing.
+type flow struct {
+	last    time.Time // of its writing
+	carried int       // bytes since it began
+}
+
+// goesOn takes what has been read at a time; true for one that has been writing for a while without a rest.
+func (f *flow) goesOn(n int, at time.Time) bool {
+	if at.Sub(f.last) > rest {
+		f.carried = 0
+	}
+	f.last = at
+	f.carried += n
+	return f.carried > atOnce
 }
 
 func stdoutEvent(data []byte) *pb.ProcessEvent_DataEvent {
@@ -58,10 +90,14 @@ func (o *output) copyTo(h *hub) (open bool) {
 		return len(data), err
 	}
 	for {
-		if _, err := read(); errors.Is(err, os.ErrDeadlineExceeded) {
+		n, err := read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
 		} else if err != nil { // io.EOF, or EIO of a terminal nobody holds
 			return false
+		}
+		if o.flow.goesOn(n, time.Now()) && n < o.chunk {
+			o.gather()
 		}
 	}
 	// What is in the pipe now is all that the leader wrote; nothing of it may be lost, however slowly the
@@ -127,8 +163,23 @@ func ignoringEINTR(call func() (int, error)) (n int, err error) {
 	}
 }
 
+// gather lets more output come, unless the leader has exited.
+func (o *output) gather() {
+	if raw, err := o.file.SyscallConn(); err == nil && !o.widened {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pausePipe) }) // no terminal has it
+		o.widened = true
+	}
+	select {
+	case <-o.exited:
+	case <-time.After(pause):
+	}
+}
+
 // leaderExited makes copyTo begin its bounded wait.
-func (o *output) leaderExited() { _ = o.file.SetReadDeadline(longAgo) }
+func (o *output) leaderExited() {
+	close(o.exited)
+	_ = o.file.SetReadDeadline(longAgo)
+}
 
 // buffered is the number of bytes that wait in the pipe.
 func (o *output) buffered() int {

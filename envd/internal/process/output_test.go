@@ -54,6 +54,26 @@ sys.stdout.buffer.write(data)'`
 	}
 }
 
+func TestWhoGoesOnWriting(t *testing.T) {
+	start := time.Now()
+	type writing struct {
+		milliseconds, bytes int
+		want                bool
+	}
+	for _, test := range [][]writing{
+		{{0, 100, false}, {1, atOnce - 100, false}, {2, 1, true}, {11, 1, true}},
+		{{0, pipeChunk, true}, {11, 100, false}, {12, pipeChunk, true}}, // after a rest it begins anew
+		{{0, atOnce, false}, {20, atOnce, false}, {40, atOnce, false}},
+	} {
+		var flow flow
+		for i, one := range test {
+			if got := flow.goesOn(one.bytes, start.Add(time.Duration(one.milliseconds)*time.Millisecond)); got != one.want {
+				t.Errorf("%v: at %d got %v", test, i, got)
+			}
+		}
+	}
+}
+
 func TestSlowStarterHoldsTheProgramBack(t *testing.T) {
 	f := newFixture(t)
 	progress := t.TempDir() + "/progress"

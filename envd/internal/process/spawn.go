@@ -120,7 +120,7 @@ func open(cmd *command) (files [3]int, ends streams, err error) {
 		if files[i+1], file, err = pipe(1); err != nil {
 			return files, ends, err
 		}
-		ends.outputs = append(ends.outputs, &output{file: file, chunk: pipeChunk, event: event})
+		ends.outputs = append(ends.outputs, newOutput(file, pipeChunk, event))
 	}
 	return files, ends, nil
 }
@@ -140,7 +140,7 @@ func openTerminal(cmd *command) (files [3]int, ends streams, err error) {
 	}
 	ends = streams{
 		input:   newInput(master),
-		outputs: []*output{{file: master, chunk: ptyChunk, event: ptyEvent}},
+		outputs: []*output{newOutput(master, ptyChunk, ptyEvent)},
 		tty:     master,
 	}
 	return files, ends, nil
