@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -89,6 +90,9 @@ func serve(arguments []string) error {
 	// Small rather than fast: the guest's memory belongs to the user's programs.
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(64 << 20)
+	// With one processor two as well: a fork keeps its own until the child has got to its exec, and the rest of envd shall
+	// not stand still meanwhile.
+	runtime.GOMAXPROCS(max(2, runtime.NumCPU()))
 	unix.Umask(0o022)
 	machine, err := open(*alone)
 	if err != nil {
@@ -113,6 +117,13 @@ func serve(arguments []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
+	if cgroups := machine.Cgroups(); cgroups != nil {
+		go func() {
+			if err := cgroups.Relieve(ctx); err != nil && ctx.Err() == nil {
+				log.Printf("memory pressure: %v", err) // a kernel without it
+			}
+		}()
+	}
 	return httpd.New(machine).Serve(ctx, listener)
 }
 

@@ -68,24 +68,24 @@ func (t *table) start(machine *guest.Guest, cmd *command, request *pb.StartReque
 		p.deadline = time.AfterFunc(lifetime, p.expire)
 	}
 	t.add(p)
-	go p.run(t.retire)
+	go p.run(t)
 	return p, first, nil
 }
 
-// run follows the program to its end; ended takes it out of the list.
-func (p *process) run(ended func(*process)) {
-	var copying, discarding sync.WaitGroup
+// run follows the program to its end and takes it out of the table.
+func (p *process) run(t *table) {
+	var copying sync.WaitGroup
 	for _, out := range p.outputs {
 		copying.Add(1)
-		discarding.Go(func() {
+		go func() {
 			open := out.copyTo(&p.hub)
 			copying.Done()
 			if open && p.tty == nil {
 				out.discard()
 				return
 			}
-			_ = out.file.Close()
-		})
+			t.turn(func() { _ = out.file.Close() })
+		}()
 	}
 	status := p.wait()
 	close(p.gone)
@@ -99,6 +99,11 @@ func (p *process) run(ended func(*process)) {
 	if p.deadline != nil {
 		p.deadline.Stop()
 	}
+	t.turn(func() { p.finish(t, status) })
+}
+
+// finish tells the end.
+func (p *process) finish(t *table, status syscall.WaitStatus) {
 	p.end = p.endEvent(status)
 	// Before the end event: whoever sees it shall find the cgroup gone.
 	if p.leaf != nil {
@@ -108,7 +113,7 @@ func (p *process) run(ended func(*process)) {
 		p.mu.Unlock()
 	}
 	// Before the end event as well: who has seen it shall not find the program in the list.
-	ended(p)
+	t.retire(p)
 	close(p.done)
 	p.hub.finish(&pb.ProcessEvent{Event: &pb.ProcessEvent_End{End: p.end}})
 }

@@ -19,6 +19,8 @@ const (
 
 // table finds programs by pid or tag: the running ones and those that ended a short while ago.
 type table struct {
+	ending sync.Mutex // held by turn
+
 	mu      sync.Mutex
 	running map[*process]struct{}
 	ended   []ended // the latest last
@@ -41,6 +43,14 @@ func (t *table) add(p *process) {
 	t.count++
 	p.order = t.count
 	t.running[p] = struct{}{}
+}
+
+// turn does one piece of some program's end at a time, of those that do not wait for anybody: when a thousand programs
+// end at once, requests get their turns between them.
+func (t *table) turn(work func()) {
+	t.ending.Lock()
+	defer t.ending.Unlock()
+	work()
 }
 
 func (t *table) retire(p *process) {
