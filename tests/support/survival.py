@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,29 @@ INTERVAL = 0.1
 """Seconds between two questions."""
 PATIENCE = 60.0
 """Seconds after which a question is given up."""
+
+
+class ClosableGuest(Guest):
+    """A guest whose connections end with it: a VM that is killed resets none, and whoever reads would wait on."""
+
+    def __init__(self, namespace: Path) -> None:
+        super().__init__(namespace)
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def connect(self, timeout: float) -> socket.socket:
+        connected = super().connect(timeout)
+        self._open.add(connected)
+        return connected
+
+    def close(self) -> None:
+        for connected in list(self._open):
+            shut_down(connected)
+
+
+def shut_down(connected: socket.socket) -> None:
+    """Also wakes whoever reads."""
+    with contextlib.suppress(OSError):  # it is closed already
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 class HealthWatch:
@@ -64,7 +88,8 @@ class HealthWatch:
 
 @contextlib.contextmanager
 def health_watch(namespace: Path, vmm_pid: int) -> Generator[HealthWatch]:
-    """Asks all the while, from inside the sandbox's network namespace."""
+    """Asks all the while, from inside the sandbox's network namespace. The last answer is waited for, unless the body
+    fails."""
     watch, stop = HealthWatch(vmm_pid), threading.Event()
 
     def keep_asking() -> None:
@@ -73,13 +98,13 @@ def health_watch(namespace: Path, vmm_pid: int) -> Generator[HealthWatch]:
         while not stop.wait(INTERVAL):
             watch.ask()
 
-    thread = threading.Thread(target=keep_asking)
+    thread = threading.Thread(target=keep_asking, daemon=True)
     thread.start()
     try:
         yield watch
     finally:
         stop.set()
-        thread.join()
+    thread.join()
 
 
 class Messages:
@@ -117,11 +142,13 @@ class Messages:
         assert len(data) == length, "the answer broke off"
         return data
 
-    def close(self) -> None:
-        """Also wakes whoever reads."""
+    def end(self) -> None:
+        """Nothing more comes: wakes whoever reads in another thread, who shall be done before the close."""
         if self._connection.sock is not None:
-            with contextlib.suppress(OSError):
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
+            shut_down(self._connection.sock)
+
+    def close(self) -> None:
+        self.end()
         self._connection.close()
 
 
