@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,16 @@ class HealthWatch:
         return max(self.seconds)
 
     def ask(self) -> None:
-        began, waited = time.monotonic(), self._waited()
+        began, before = time.monotonic(), threads(self._vmm_pid)
         while not self._answered():
             if time.monotonic() - began > PATIENCE:
                 break
             time.sleep(0.01)  # there is no event that crosses the boundary of a VM
         took = time.monotonic() - began
-        held_up = max((now - waited.get(thread, 0) for thread, now in self._waited().items()), default=0.0)
+        after = threads(self._vmm_pid)
+        held_up = max(
+            (after[id].waiting - before[id].waiting for id in before.keys() & after.keys()), default=0.0
+        )
         self.seconds.append(took - held_up)
 
     @staticmethod
@@ -77,13 +81,34 @@ class HealthWatch:
             return connection.getresponse().status == 204
         return False
 
-    def _waited(self) -> dict[str, float]:
-        """Seconds that each thread of the VMM was ready and did not run (Documentation/scheduler/sched-stats.rst)."""
-        waited: dict[str, float] = {}
-        for file in Path(f"/proc/{self._vmm_pid}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):
-                waited[file.parent.name] = int(file.read_text().split()[1]) / 1e9
-        return waited
+
+@dataclass(frozen=True)
+class Ran:
+    """Seconds that a thread ran, and that it was ready and did not run (Documentation/scheduler/sched-stats.rst)."""
+
+    running: float
+    waiting: float
+
+
+def threads(pid: int) -> dict[str, Ran]:
+    """All of a process so far, by their ids."""
+    found: dict[str, Ran] = {}
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            running, waiting, _ = map(int, file.read_text().split())
+            found[file.parent.name] = Ran(running / 1e9, waiting / 1e9)
+    return found
+
+
+def share(before: dict[str, Ran], after: dict[str, Ran]) -> float:
+    """Of the time that the busiest thread would have run, the part that it did: below 1 on a busy host."""
+    nothing = Ran(0, 0)
+    spent = [
+        Ran(now.running - was.running, now.waiting - was.waiting)
+        for was, now in ((before.get(thread, nothing), now) for thread, now in after.items())
+    ]
+    busiest = max(spent, key=lambda one: one.running)
+    return busiest.running / (busiest.running + busiest.waiting)
 
 
 @contextlib.contextmanager
