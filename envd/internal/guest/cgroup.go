@@ -20,12 +20,19 @@ const CgroupRoot = "/sys/fs/cgroup"
 
 const mib = 1 << 20
 
+// cpu.weight of a leaf: until its program's exec, and then.
+const (
+	startingWeight = "10000"
+	programWeight  = "100"
+)
+
 // Cgroups holds two groups: `envd`, whose memory and CPU share are protected, and `user`, whose limits stay
 // below the machine's, so that a fork bomb or a memory hog ends there. Every program gets a leaf of its own
 // in `user`: one write kills all of it, wherever its descendants went.
 //
-// The leaves share the processor evenly, so a program finds room beside one of a thousand busy processes. envd needs
-// that itself: Go's fork holds all of it up until the child, which is in its leaf from the start, has got to its exec.
+// The leaves share the processor evenly, so a program finds room beside one of a thousand busy processes. Only until its
+// exec has a child, which is in its leaf from the start, nearly all of it: Go's fork holds up one of envd's threads so
+// long, and all of them when memory is to be collected just then.
 // They have no other controllers: a memory controller for each would leave a dying memcg behind every short
 // program for as long as a page of its cache lives.
 type Cgroups struct {
@@ -111,6 +118,9 @@ func SetupCgroups(root string) (*Cgroups, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, dir := range old { // envd may have ended before it said so
+		_ = writeFile(filepath.Join(dir, "cpu.weight"), programWeight)
+	}
 	c.stale = old
 	c.sweep()
 	return c, nil
@@ -144,7 +154,9 @@ func (c *Cgroups) Leaf() (*Leaf, error) {
 		_ = os.Remove(dir)
 		return nil, err
 	}
-	return &Leaf{cgroups: c, dir: dir, handle: handle}, nil
+	leaf := &Leaf{cgroups: c, dir: dir, handle: handle}
+	leaf.weigh(startingWeight)
+	return leaf, nil
 }
 
 // OOMKills counts the processes that the kernel, or Relieve, killed for want of memory in all user programs so far.
@@ -186,6 +198,12 @@ func (c *Cgroups) sweep() {
 
 // FD is for clone3's CLONE_INTO_CGROUP.
 func (l *Leaf) FD() int { return int(l.handle.Fd()) }
+
+// Started tells that the program runs: from now on it has its share.
+func (l *Leaf) Started() { l.weigh(programWeight) }
+
+// weigh fails where the kernel has no cpu controller, and then there are no shares.
+func (l *Leaf) weigh(weight string) { _ = writeFile(filepath.Join(l.dir, "cpu.weight"), weight) }
 
 // Kill sends SIGKILL to everything in the leaf.
 func (l *Leaf) Kill() error { return writeFile(filepath.Join(l.dir, "cgroup.kill"), "1") }

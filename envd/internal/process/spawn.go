@@ -84,6 +84,9 @@ func spawn(machine *guest.Guest, cmd *command) (_ *child, err error) {
 		})
 		return err
 	})
+	if result.leaf != nil {
+		result.leaf.Started()
+	}
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOMEM) {
 		return nil, fmt.Errorf("%w: %w", errResources, err)
 	} else if err != nil {
