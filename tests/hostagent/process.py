@@ -114,14 +114,19 @@ class AgentProcess:
         assert status in (200, 204), answer
         return answer
 
-    async def run(self, id: str, token: str, script: str) -> str:
-        """What a shell script prints, by envd through a tunnel."""
+    @contextlib.asynccontextmanager
+    async def _started(self, id: str, token: str, script: str) -> AsyncGenerator[http1.Response]:
+        """What envd tells of a shell script, through a tunnel."""
         tunnel = await http1.connect_tunnel(self.address, f"{id}:{envd.PORT}", headers=self.headers)
         async with http1.Connection(tunnel, timeouts=http1.Timeouts(head=30, idle=30)) as connection:
             process = envd.ProcessConfig(cmd="/bin/sh", args=["-c", script])
             headers = [("Content-Type", "application/connect+json"), ("X-Access-Token", token)]
             body = envd.envelope(envd.StartRequest(process=process))
-            response = await connection.request("POST", "/process.Process/Start", headers=headers, body=body)
+            yield await connection.request("POST", "/process.Process/Start", headers=headers, body=body)
+
+    async def run(self, id: str, token: str, script: str) -> str:
+        """What a shell script prints."""
+        async with self._started(id, token, script) as response:
             data = await response.read(limit=1 << 20)
         assert response.status == 200, data
         output = b""
@@ -130,6 +135,13 @@ class AgentProcess:
             if event.data is not None:
                 output += (event.data.stdout or b"") + (event.data.stderr or b"")
         return output.decode()
+
+    async def background(self, id: str, token: str, script: str) -> None:
+        """Starts a shell script and leaves it running."""
+        async with self._started(id, token, script) as response:
+            assert response.status == 200
+            async for _ in response.aiter():
+                break
 
     def remains(self) -> list[str]:
         """Objects of this data directory on the host."""

@@ -69,12 +69,7 @@ class SimulatedHost:
         self.bodies.append(body)
         envs = body.envs
         if body.snapshot is not None and sandbox_id not in self.held:
-            saved = self.snapshots.get(body.snapshot)
-            if saved is None and self.objects is not None:
-                self.objects.check()
-                saved = self.objects.snapshots.get(body.snapshot)
-            if saved is None:
-                raise checks.no_snapshot()
+            saved = self._saved(body.snapshot)
             source = saved.source
             checks.fits(
                 body,
@@ -350,13 +345,17 @@ class SimulatedHost:
             raise NotFound("this host has no such sandbox", code="sandbox_not_found")
         return held
 
-    def _check_earlier(self, snapshot_id: str, sandbox_id: str) -> None:
+    def _saved(self, snapshot_id: str) -> HeldSnapshot:
         saved = self.snapshots.get(snapshot_id)
         if saved is None and self.objects is not None:
+            self.objects.check()
             saved = self.objects.snapshots.get(snapshot_id)
         if saved is None:
             raise checks.no_snapshot()
-        if saved.source.id != sandbox_id:
+        return saved
+
+    def _check_earlier(self, snapshot_id: str, sandbox_id: str) -> None:
+        if self._saved(snapshot_id).source.id != sandbox_id:
             raise Conflict("the snapshot was taken of another sandbox", code="snapshot_of_another")
 
     def _store(self) -> SimulatedStore:

@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from wrenn_server.hostagent.network.base import Slot
-from wrenn_server.hostagent.sandbox import activity, lifecycle, recipe
+from wrenn_server.hostagent.sandbox import expiry, lifecycle, recipe
 from wrenn_server.hostagent.sandbox.alarm import Alarm
 from wrenn_server.hostagent.sandbox.ends import Ends
 from wrenn_server.hostagent.sandbox.host import Host
@@ -285,10 +285,12 @@ class Owner:
 
     async def _expire(self, box: Box) -> End | None:
         try:
-            if await self._put_off(box):
-                return None
+            expires = await expiry.put_off(self._host, self._record, self._interrupts, box)
         except Interrupted:
             return None  # whoever kills it is next
+        if expires is not None:
+            self._alarm.set(expires)
+            return None
         self._log.info("time to live is over", action="expired", then=self.entry.on_timeout)
         crash_point("expire.due")
         if self.entry.on_timeout != "pause":
@@ -305,24 +307,6 @@ class Owner:
             self._alarm.set(self.entry.expires_at, not_before=self._host.clock.now() + PAUSE_RETRY)
             return None
         return Paused()
-
-    async def _put_off(self, box: Box) -> bool:
-        """Whether it has been used, so that its time goes on."""
-        host, entry = self._host, self.entry
-        if entry.keep_alive is None:
-            return False
-        now, by = host.clock.now(), entry.keep_alive.by
-        seen = host.used.last(entry.id, by)
-        if lifecycle.put_off(entry.keep_alive.idle_sec, seen, now) is None:
-            async with self._interrupts.breakable():
-                way = recipe.to_envd(host, box.slot)
-                seen = await activity.inside(host.guest, way, entry.access_token, by, now)
-        expires = lifecycle.put_off(entry.keep_alive.idle_sec, seen, now)
-        if expires is None:
-            return False
-        await self._record.note(replace(entry, expires_at=expires, put_off=True))
-        self._alarm.set(expires)
-        return True
 
     def _leave_running(self, box: Box) -> None:
         box.detach()
