@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hostagent.world import ID, World, pause, refused, resume, start
+from msgspec.structs import replace
 
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.storage import chunks, sealed
@@ -296,3 +297,51 @@ def test_chunks_are_what_they_were(tmp_path: Path) -> None:
 def test_what_is_no_object_store_is_said(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected the absolute path|cannot be used"):
         Objects.open(url)
+
+
+@pytest.mark.parametrize("part", ["overlay.ext4", "memory/state", "memory/vmm.json", "manifest.json"])
+async def test_a_damaged_snapshot_is_fetched_again(first: World, part: str) -> None:
+    async with first.agent() as agent:
+        await paused(first, agent)
+        flip(first.paths.snapshot(ID, 1) / part)
+        await agent.resume(ID, resume(2))
+        assert first.paths.overlay(ID).read_bytes() == DISK
+        [init] = first.vm().envd.inits
+        assert init["accessToken"] == "token2"
+
+
+async def test_a_damaged_snapshot_that_nobody_else_has_is_refused(first: World, objects: Path) -> None:
+    async with first.agent() as agent:
+        await paused(first, agent)
+        (objects / of_sandbox(ID, 1)).unlink()
+        overlay = first.paths.snapshot(ID, 1) / "overlay.ext4"
+        flip(overlay)
+        assert await refused(agent.resume(ID, resume(2))) == "snapshot_damaged"
+        assert agent.get(ID).state is State.PAUSED
+        flip(overlay)
+        await agent.resume(ID, resume(2))
+
+
+async def test_what_is_shared_is_not_fetched_from_a_damaged_one(first: World, objects: Path) -> None:
+    """The damage is in the one file that all who share it have."""
+    async with first.agent() as agent:
+        await paused(first, agent)
+        memory = first.paths.snapshot(ID, 1) / "memory/state"
+        content = memory.read_bytes()
+        store = Store(Objects.open(str(objects)), first.paths, first.host().files.images)
+        await store.upload(of_sandbox(ID, 1), memory.parent.parent, template="minimal")
+        stored = await store.find(of_sandbox(ID, 1))
+        os.link(memory, first.paths.shared / stored.files["memory/state"].digest)
+        before = memory.stat()
+        flip(memory)
+        os.utime(memory, ns=(before.st_atime_ns, before.st_mtime_ns))
+        await store.fetch(replace(stored, shared=["memory/state"]), first.paths.snapshot(ID, 1))
+        assert memory.read_bytes() == content
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.write(data)

@@ -11,10 +11,15 @@ from msgspec.structs import replace
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.uploads import Uploads
+from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.store import of_sandbox, of_snapshot
 from wrenn_server.hostagent.storage.threads import to_its_end
-from wrenn_server.model.errors import Conflict, Internal, Unavailable
+from wrenn_server.linux.crash import crash_point
+from wrenn_server.model.errors import Conflict, Internal, Unavailable, WrennError
 from wrenn_server.model.sandbox import State
+
+MENDED = ("snapshot_damaged", "snapshot_missing")
+"""Codes of what a copy from the store helps against."""
 
 log = structlog.get_logger()
 
@@ -66,9 +71,11 @@ class Arrivals:
         directory = host.files.paths.snapshot(id, generation)
         try:
             image = await uploads.store.fetch(stored, directory)
+            crash_point("fetch.sealed")
             await to_its_end(uploads.fetched, id, generation, directory, stored.machine)
             arrived = replace(entry, image=str(image), slot=None, vm=None, expires_at=None, elsewhere=False)
             await host.journal.write(arrived)
+            crash_point("fetch.recorded")
         except BaseException as error:
             await host.files.remove(id, keep_journal=False)
             if not isinstance(error, OSError):
@@ -77,6 +84,34 @@ class Arrivals:
             raise Unavailable(message, code="fetch_failed") from error
         log.info("fetched", action="fetched", sandbox_id=id, generation=generation)
         return arrived
+
+    async def saved(self, entry: Entry) -> Saved:
+        """What a paused sandbox of this host rests on; of the object store, if what is here is damaged.
+
+        :raises Internal: `snapshot_missing`, `snapshot_damaged`, `snapshot_consumed`, or `image_changed`"""
+        if entry.snapshot is None:
+            raise Internal("the journal names no snapshot", code="snapshot_missing")
+        snapshots = self._host.files.snapshots
+        try:
+            return await snapshots.saved(entry.id, entry.snapshot)
+        except Internal as damage:
+            if damage.code not in MENDED or self._host.uploads is None:
+                raise
+            log.error("a snapshot is damaged", action="damaged", sandbox_id=entry.id, error=damage.message)
+            await self._mend(entry.id, entry.snapshot, self._host.uploads, damage)
+            return await snapshots.saved(entry.id, entry.snapshot)
+
+    async def _mend(self, id: str, generation: int, uploads: Uploads, damage: Internal) -> None:
+        """:raises Internal: the damage, which is as it was"""
+        directory = self._host.files.paths.snapshot(id, generation)
+        try:
+            stored = await uploads.store.find(of_sandbox(id, generation))
+            await uploads.store.fetch(stored, directory)
+            await to_its_end(uploads.fetched, id, generation, directory, stored.machine)
+        except (WrennError, OSError) as error:
+            log.error("and cannot be fetched again", action="mend_failed", sandbox_id=id, error=str(error))
+            raise damage from error
+        log.info("fetched again", action="mended", sandbox_id=id, generation=generation)
 
     def _uploads(self) -> Uploads:
         if self._host.uploads is None:

@@ -190,9 +190,7 @@ class Registry:
 
             @asynccontextmanager
             async def rest() -> AsyncGenerator[Saved]:
-                if paused.snapshot is None:
-                    raise Internal("the journal names no snapshot", code="snapshot_missing")
-                yield await host.files.snapshots.saved(id, paused.snapshot)
+                yield await self._arrivals.saved(paused)
 
             source, proof = rest, paused.access_token
             if body.snapshot is not None and earlier is not None:

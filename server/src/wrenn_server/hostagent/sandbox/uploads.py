@@ -23,6 +23,7 @@ from wrenn_server.hostagent.storage import named, sealed
 from wrenn_server.hostagent.storage.store import Store, of_sandbox, of_snapshot
 from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Unavailable, WrennError
 from wrenn_server.model.sandbox import State
@@ -117,6 +118,7 @@ class Uploads:
             await to_its_end(files.write_durably, self._files.paths.doomed / id, b"")
         except OSError as error:
             log.error("an end is not noted", action="doom_failed", id=id, error=str(error))
+        crash_point("doom.noted")
         self._wake.set()
 
     # What is there
@@ -196,7 +198,9 @@ class Uploads:
             sent = await self.store.upload(
                 job.name, job.directory, template=job.template, journal=job.journal
             )
+            crash_point("upload.manifest_sent")
             await to_its_end(_mark, job.directory, self.store.machine)
+            crash_point("upload.marked")
         except Unavailable:
             raise
         except (WrennError, OSError) as error:
@@ -228,6 +232,7 @@ class Uploads:
             self._stored.pop(id, None)
             self._snapshots.pop(id, None)
             await self.store.drop(id)
+            crash_point("doom.dropped")
             self._doomed.discard(id)
             await to_its_end(files.remove, self._files.paths.doomed / id)
 

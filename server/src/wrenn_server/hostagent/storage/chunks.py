@@ -82,6 +82,14 @@ def name_of(data: bytes) -> str | None:
     return None if is_empty(data) else hashlib.sha256(data).hexdigest()
 
 
+def content_of(descriptor: int) -> Content:
+    """All of it is read."""
+    status = os.fstat(descriptor)
+    names = ((number, name_of(read(descriptor, number))) for number in with_data(descriptor))
+    found = {number: name for number, name in names if name is not None}
+    return Content(size=status.st_size, mode=status.st_mode & 0o777, chunks=found)
+
+
 def pack(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True).compress(data)
 

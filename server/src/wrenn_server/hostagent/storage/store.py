@@ -37,6 +37,7 @@ from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.hostagent.storage.snapshots import HEADROOM
 from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
+from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal, Unavailable
 
 VERSION = 1
@@ -121,6 +122,7 @@ class Store:
                 shared.append(part)
                 await to_its_end(self._keep, directory / part, contents[part])
         image, count = await self._put(saved.image)
+        crash_point("upload.chunks_sent")
         manifest = Stored(
             machine=self.machine,
             template=template,
@@ -222,6 +224,7 @@ class Store:
                 await self._get(content, target)
                 if part in stored.shared:
                     await to_its_end(self._keep, target, content)
+            crash_point("fetch.files_made")
             await to_its_end(sealed.seal, new, final, image)
         except BaseException:
             await to_its_end(files.remove, new)
@@ -274,12 +277,7 @@ class Store:
             known = self._contents.get(_identity(status))
             if known is not None:
                 return known
-            found: dict[int, str] = {}
-            for number in chunks.with_data(descriptor):
-                name = chunks.name_of(chunks.read(descriptor, number))
-                if name is not None:
-                    found[number] = name
-            content = Content(size=status.st_size, mode=status.st_mode & 0o777, chunks=found)
+            content = chunks.content_of(descriptor)
             self._remember(status, content)
             return content
         finally:
@@ -300,10 +298,16 @@ class Store:
                 raise
 
     def _shared(self, content: Content, target: Path) -> bool:
-        """Whether this host has that content, which `target` then is."""
+        """Whether this host has that content, which `target` then is. It is read again: what was remembered may have been
+        damaged since, with everything that shares it."""
         kept = self.paths.shared / content.digest
         try:
-            if self._content(kept).digest != content.digest:
+            descriptor = os.open(kept, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                found = chunks.content_of(descriptor)
+            finally:
+                os.close(descriptor)
+            if found.digest != content.digest:
                 files.remove(kept)
                 return False
             os.link(kept, target)
