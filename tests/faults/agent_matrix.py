@@ -83,6 +83,19 @@ MATRIX: list[Row] = [
     *rows(
         "delete of a snapshot", {"delete.renamed": "gone", "delete.done": "gone"}, quick=("delete.renamed",)
     ),
+    *rows(
+        "upload",
+        dict.fromkeys(("upload.chunks_sent", "upload.manifest_sent", "upload.marked"), "paused"),
+        quick=("upload.manifest_sent",),
+    ),
+    *rows(
+        "fetch",
+        {"fetch.files_made": "gone", "fetch.sealed": "gone", "fetch.recorded": "paused"},
+        quick=("fetch.sealed",),
+    ),
+    *rows(
+        "kill of a stored one", dict.fromkeys(("doom.noted", "doom.dropped"), "gone"), quick=("doom.noted",)
+    ),
     *rows("kill", {"kill.intent_written": "gone", **KILLING}, quick=("kill.intent_written",)),
     *rows("kill of a paused one", KILLING),
     *rows("rewire", {"rewire.intent_written": "running", "rewire.applied": "running"}),
@@ -119,3 +132,58 @@ MATRIX: list[Row] = [
     ),
     *rows("restart with a stray VM", {"adopt.stray_ended": "failed"}),
 ]
+
+VMM: list[Row] = [
+    *rows(
+        "pause",
+        {
+            "pause.intent_written": "failed",
+            "pause.stopped": "failed",
+            "pause.begun": "failed",
+            "pause.memory_written": "paused",
+            "pause.overlay_moved": "paused",
+            "seal.renamed": "paused",
+            "pause.recorded": "paused",
+        },
+        quick=("pause.begun",),
+    ),
+    *rows(
+        "resume",
+        {"vm.restored": "paused", "vm.introduced": "failed", "resume.recorded": "failed"},
+        quick=("vm.restored",),
+    ),
+    *rows("fork", {"checkpoint.stopped": "gone", "checkpoint.written": "running"}),
+    *rows("kill", {"kill.intent_written": "gone"}),
+]
+"""The VMM of the sandbox dies when the agent is there. What it ran has failed, unless it is saved."""
+
+TWICE, LATE = "twice", "late"
+MESSAGES: list[Row] = [
+    *rows("create", {TWICE: "running", LATE: "gone"}),
+    *rows("pause", {TWICE: "paused", LATE: "running"}, quick=(LATE,)),
+    *rows("resume", {TWICE: "running", LATE: "paused"}, quick=(LATE,)),
+    *rows("fork", {TWICE: "running", LATE: "gone"}),
+    *rows("snapshot", {TWICE: "ready", LATE: "gone"}),
+    *rows("delete of a snapshot", {TWICE: "gone"}),
+    *rows("kill", {TWICE: "gone"}),
+]
+"""Its call comes again: at once, or when its work has been undone meanwhile."""
+
+FROM_THE_START = "from the start"
+DISK: list[Row] = [
+    *rows("create", {FROM_THE_START: "failed"}),
+    *rows(
+        "pause",
+        dict.fromkeys(
+            (FROM_THE_START, "pause.stopped", "pause.begun", "pause.memory_written", "pause.overlay_moved"),
+            "running",
+        ),
+        quick=("pause.begun",),
+    ),
+    *rows("resume", dict.fromkeys((FROM_THE_START, "vm.slot_held"), "paused")),
+    *rows("fork", {"checkpoint.stopped": "gone"}),
+    *rows("snapshot", {"snapshot.begun": "gone"}),
+    *rows("kill", {FROM_THE_START: "gone"}, quick=(FROM_THE_START,)),
+    *rows("kill of a paused one", {FROM_THE_START: "gone"}),
+]
+"""The disk is full to the last block when the agent is there, until the call has come to an end."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hostagent.process import COUNTER, AgentProcess, count, start
 
+from support.programs import stands_still
 from wrenn_server.linux import crash
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.ids import new_sandbox_id, new_snapshot_id
@@ -36,13 +38,16 @@ class Scene:
     """Sandboxes whose create was answered before the agent died."""
     attempted: str = ""
     """The create that was not answered."""
+    said: tuple[str, str, object] = ("", "", None)
+    """The last call of the operation."""
 
     @property
     def path(self) -> str:
         return f"/v1/sandboxes/{self.id}"
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:
-        """A call that the agent does not survive."""
+        """A call that the agent may not survive."""
+        self.said = method, path, body
         with contextlib.suppress(WrennError, OSError):
             return await self.agent.call(method, path, body)
 
@@ -64,6 +69,14 @@ class Scene:
     async def is_saved(self) -> None:
         await self.runs()
         await self.agent.ok("POST", f"{self.path}/snapshot", {"generation": 1, "id": self.snapshot})
+
+    async def is_stored(self) -> None:
+        await self.rests()
+        await self.agent.ok("POST", f"{self.path}/store", {"generation": 1})
+
+    async def is_in_the_store_alone(self) -> None:
+        await self.is_stored()
+        await self.agent.ok("DELETE", f"{self.path}?generation=1&elsewhere=true")
 
     async def is_stranded(self) -> None:
         """An agent died before its create was answered, and its VM is still there."""
@@ -103,6 +116,14 @@ async def create_again_and_again(scene: Scene) -> None:
 async def pause(scene: Scene, *, memory: bool = True) -> None:
     scene.kept = memory
     await scene.ask("POST", f"{scene.path}/pause", {"generation": scene.generation, "memory": memory})
+
+
+async def store(scene: Scene) -> None:
+    await scene.ask("POST", f"{scene.path}/store", {"generation": 1})
+
+
+async def fetch(scene: Scene) -> None:
+    await scene.ask("POST", f"{scene.path}/fetch", {"generation": 1})
 
 
 async def resume(scene: Scene, *, memory: bool = True) -> None:
@@ -155,6 +176,9 @@ class Operation:
     subject: str = "id"
     """What the row's expectation is about: id, other, snapshot, or attempted. The sandbox itself runs on otherwise."""
     settings: dict[str, str] = field(default_factory=dict[str, str])
+    """Of the agent that dies."""
+    stores: bool = False
+    """With an object store, as those before and after it."""
 
 
 OPERATIONS = {
@@ -172,6 +196,9 @@ OPERATIONS = {
     "snapshot": Operation(Scene.runs, snapshot, "snapshot"),
     "create from a snapshot": Operation(Scene.is_saved, start_from, "other"),
     "delete of a snapshot": Operation(Scene.is_saved, delete_snapshot, "snapshot"),
+    "upload": Operation(Scene.rests, store, stores=True),
+    "fetch": Operation(Scene.is_in_the_store_alone, fetch, stores=True),
+    "kill of a stored one": Operation(Scene.is_stored, kill, stores=True),
     "kill": Operation(Scene.runs, kill),
     "kill of a paused one": Operation(Scene.rests, kill),
     "rewire": Operation(Scene.runs, rewire),
@@ -186,10 +213,8 @@ OPERATIONS = {
 
 async def die(scene: Scene, operation: Operation, point: str) -> None:
     """Arranges the scene, and has an agent die at the point."""
+    await arrange(scene, operation)
     agent = scene.agent
-    await operation.prepare(scene)
-    if agent.process is not None:
-        await agent.end()
     with armed(agent, point, operation.settings):
         if operation.act is None:
             await agent.fall()
@@ -197,6 +222,36 @@ async def die(scene: Scene, operation: Operation, point: str) -> None:
             await agent.start()
             await operation.act(scene)
             await agent.died()
+
+
+async def stand_still(scene: Scene, operation: Operation, point: str, meanwhile: Callable[[], None]) -> None:
+    """Arranges the scene, and has something happen to an agent that stands at the point and goes on then."""
+    await arrange(scene, operation)
+    agent = scene.agent
+    with armed(agent, point, operation.settings | {crash.SIGNAL: "SIGSTOP"}):
+        await agent.start()
+    if agent.process is None or operation.act is None:
+        raise AssertionError("an agent that does not serve does not stand still")
+    acting = asyncio.ensure_future(operation.act(scene))
+    await stands_still(agent.process.pid)
+    try:
+        meanwhile()
+    finally:
+        agent.process.send_signal(signal.SIGCONT)
+    await acting
+
+
+async def arrange(scene: Scene, operation: Operation) -> None:
+    """All is ready, and no agent runs."""
+    agent = scene.agent
+    if operation.stores and agent.process is not None:
+        await agent.end()
+    agent.stores = operation.stores
+    if agent.process is None:
+        await agent.start()
+    await operation.prepare(scene)
+    if agent.process is not None:
+        await agent.end()
 
 
 @contextlib.contextmanager

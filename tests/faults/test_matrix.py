@@ -12,12 +12,18 @@ from faults.results import documented
 from wrenn_server.linux import crash
 
 DEATHS = {"agent": agent_matrix.MATRIX, "control plane": control_plane_matrix.MATRIX}
-TABLES = DEATHS | {"PostgreSQL": control_plane_matrix.POSTGRES, "network": control_plane_matrix.NETWORK}
+TABLES = DEATHS | {
+    "VMM": agent_matrix.VMM,
+    "messages": agent_matrix.MESSAGES,
+    "full disk": agent_matrix.DISK,
+    "PostgreSQL": control_plane_matrix.POSTGRES,
+    "network": control_plane_matrix.NETWORK,
+}
 
 
 def test_each_point_has_a_row_and_each_row_a_point() -> None:
     assert {row.point for matrix in DEATHS.values() for row in matrix} == points()
-    assert {row.point for row in control_plane_matrix.POSTGRES} <= points()
+    assert {row.point for row in (*control_plane_matrix.POSTGRES, *agent_matrix.VMM)} <= points()
 
 
 def test_each_row_has_an_operation() -> None:

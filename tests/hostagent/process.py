@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from hostagent.calls import Signer
 
 from wrenn_server.hostagent import credentials
 from wrenn_server.hostagent.storage.paths import Paths
-from wrenn_server.linux import notify
+from wrenn_server.linux import files, notify
 from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.wire import agent as wire
 from wrenn_server.wire import envd, http1, stream
@@ -38,15 +39,23 @@ class AgentProcess:
         self.log = data / "agent.log"
         self.settings: dict[str, str] = {}
         """Environment of the next agent beside what all have."""
+        self.stores = False
+        """Whether it has an object store."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         for name in ("kernels/vmlinux", "kernels/initrd", "kernels/tiny.elf", "images/minimal.ext4"):
             (data / name).parent.mkdir(parents=True, exist_ok=True)
-            (data / name).symlink_to(images / name) if "images/" not in name else os.link(
-                images / name, data / name
-            )
+            if name.startswith("kernels/"):
+                (data / name).symlink_to(images / name)
+            else:
+                _give(images / name, data / name)
         credentials.save(data / "host-token", self.signer.credentials())
+
+    @property
+    def objects(self) -> Path:
+        """The object store."""
+        return self.paths.data / "objects"
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -85,6 +94,7 @@ class AgentProcess:
             "AGENT_WARM": "0",
             "AGENT_BOOT_TIMEOUT": "150",
             "NOTIFY_SOCKET": str(ready),
+            **({"AGENT_OBJECT_STORE": str(self.objects)} if self.stores else {}),
             **self.settings,
         }
         with self.log.open("ab") as log:
@@ -152,6 +162,16 @@ class AgentProcess:
         for directory in (self.paths.sandboxes, self.paths.snapshots, self.paths.named):
             found += [str(path) for path in directory.iterdir()]
         return found
+
+
+def _give(image: Path, name: Path) -> None:
+    """The same file, or a copy on another file system."""
+    try:
+        os.link(image, name)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        files.clone(image, name, mode=0o644)
 
 
 @contextlib.asynccontextmanager
