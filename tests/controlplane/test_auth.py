@@ -14,6 +14,7 @@ from wrenn_server.controlplane.keys import UserClaims
 from wrenn_server.db import users as db_users
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.ids import (
+    new_cap_id,
     new_host_id,
     new_invitation_id,
     new_key_id,
@@ -34,6 +35,8 @@ IDS = {
     "host_id": new_host_id,
     "key_id": new_key_id,
     "process": lambda: "1",
+    "cap_id": new_cap_id,
+    "name": lambda: "small",
     "provider": lambda: "github",
     "team_id": new_team_id,
     "user_id": new_user_id,

@@ -51,6 +51,9 @@ class Client:
             options["json"] = body
         return await self.request("PATCH", path, **options)
 
+    async def put(self, path: str, body: Any, **options: Any) -> httpx2.Response:
+        return await self.request("PUT", path, json=body, **options)
+
     async def delete(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("DELETE", path, **options)
 

@@ -88,7 +88,16 @@ class Network(Request):
     ] = []
 
 
-class SandboxCreate(Request):
+class WhenFull(Request):
+    """What a start does when the team's pool has no room; without either it fails with `pool_exhausted`."""
+
+    wait_sec: Annotated[int, Meta(ge=0, le=600, description="Wait so long for its turn")] = 0
+    make_room: Annotated[
+        bool, Meta(description="Pause the longest idle sandboxes whose `on_timeout` is `pause`")
+    ] = False
+
+
+class SandboxCreate(WhenFull):
     template: TemplateRef = "minimal"
     vcpus: Vcpus = Shape.VCPUS_DEFAULT
     memory_mb: MemoryMb = Shape.MEMORY_DEFAULT
@@ -114,12 +123,12 @@ class SandboxPause(Request):
     ] = True
 
 
-class SandboxResume(Request):
+class SandboxResume(WhenFull):
     timeout_sec: TimeoutSec | None = None
     memory: Annotated[bool, Meta(description="False: boot from the disk even if memory was saved")] = True
 
 
-class SandboxRestore(Request):
+class SandboxRestore(WhenFull):
     timeout_sec: TimeoutSec | None = None
 
 
@@ -127,7 +136,7 @@ class SandboxRollback(Request):
     snapshot: Annotated[TemplateRef, Meta(description="Of this very sandbox: its id, `name` or `name:tag`")]
 
 
-class SandboxFork(Request):
+class SandboxFork(WhenFull):
     count: Annotated[int, Meta(ge=1, le=100)] = 1
     timeout_sec: TimeoutSec | None = None
     metadata: Metadata | None = None

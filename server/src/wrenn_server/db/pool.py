@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from wrenn_server.model.errors import InvalidRequest, Unavailable
+from wrenn_server.model.pool import Capacity, PoolExhausted
 
 if TYPE_CHECKING:
     PgConnection = asyncpg.Connection[asyncpg.Record]
@@ -53,7 +54,8 @@ class Connection:
 class Database:
     """A pool. Every call borrows a connection for one statement, prepared on first use.
 
-    All methods raise `DatabaseUnavailable`, and `InvalidRequest` for text that PostgreSQL cannot store.
+    All methods raise `DatabaseUnavailable`, `InvalidRequest` for text that PostgreSQL cannot store, and `PoolExhausted`
+    for a sandbox that the team's pool has no room for.
     """
 
     def __init__(self, pool: "PgPool") -> None:
@@ -177,6 +179,8 @@ def _mapped() -> Generator[None]:
     except asyncpg.PostgresError as error:
         if isinstance(error, _UNAVAILABLE):
             raise DatabaseUnavailable(f"the database is not available: {error}") from error
+        if error.sqlstate == _POOL_EXHAUSTED:
+            raise _pool_exhausted(error.detail or "") from error
         raise
     except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise DatabaseUnavailable(
@@ -184,6 +188,24 @@ def _mapped() -> Generator[None]:
         ) from error
 
 
+class _Lack(msgspec.Struct):
+    """What the trigger `sandboxes_draw` tells; null where a cap has no bound."""
+
+    vcpus: int | None
+    memory_mb: int | None
+    disk_mb: int | None
+    never: bool
+    ahead: int = 0
+    cap: str | None = None
+
+
+def _pool_exhausted(detail: str) -> PoolExhausted:
+    lack = msgspec.json.decode(detail, type=_Lack)
+    missing = Capacity(lack.vcpus or 0, lack.memory_mb or 0, lack.disk_mb or 0)
+    return PoolExhausted(missing, ahead=lack.ahead, cap=lack.cap, never=lack.never)
+
+
+_POOL_EXHAUSTED = "WRP01"
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,

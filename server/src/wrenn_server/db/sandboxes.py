@@ -63,6 +63,8 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     updated_at: datetime
     expires_at: datetime | None
     check_after: datetime | None
+    key_id: str | None = None
+    """Of the API key that it was made with."""
 
     @property
     def keep_alive(self) -> KeepAlive | None:
@@ -102,6 +104,9 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     traffic_token: str | None
     mask_host: str | None
     access_token: str
+    key_id: str | None = None
+    pool_ticket: int | None = None
+    """Its place in the queue for the team's pool."""
 
 
 class Room(msgspec.Struct, kw_only=True, frozen=True):
@@ -125,21 +130,25 @@ class Located(msgspec.Struct, kw_only=True, frozen=True):
 
 
 async def insert(db: Executor, new: New, host_id: str, room: Room) -> SandboxRow | None:
-    """A sandbox that is starting on a host; None when the host has meanwhile no room for it or went away."""
+    """A sandbox that is starting on a host; None when the host has meanwhile no room for it or went away.
+
+    :raises PoolExhausted: the team's pool has no room"""
     inserted = await insert_many(db, [new], host_id, room)
     return inserted[0] if inserted else None
 
 
 async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room) -> list[SandboxRow]:
-    """All of them or none. The host's row is locked, so that two creates cannot both take the last room."""
+    """All of them or none. The host's row is locked, so that two creates cannot both take the last room. Raises as
+    `insert`."""
     records = await db.fetch(
         """WITH new AS (
                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::int[],
                                     $8::int[], $9::text[], $10::jsonb[], $11::text[], $17::text[], $18::text[],
-                                    $19::bool[], $20::bool[], $21::jsonb[], $22::text[], $23::text[], $25::text[])
+                                    $19::bool[], $20::bool[], $21::jsonb[], $22::text[], $23::text[], $25::text[],
+                                    $26::text[], $27::bigint[])
                  AS n (id, team_id, template_id, template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
                        metadata, access_token, image, snapshot_id, pause_memory, auto_resume, network,
-                       traffic_token, mask_host, activity)),
+                       traffic_token, mask_host, activity, key_id, pool_ticket)),
            wanted AS (SELECT sum(vcpus) AS cpus, sum(memory_mb) AS memory, sum(disk_mb) AS disk FROM new),
            host AS (
                SELECT h.id FROM hosts h, wanted w
@@ -151,11 +160,11 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
            INSERT INTO sandboxes (id, team_id, template_id, template, host_id, state, vcpus, memory_mb, disk_mb,
                                   timeout_sec, on_timeout, metadata, access_token, check_after, image, snapshot_id,
                                   pause_memory, auto_resume, network, traffic_token, mask_host, actor,
-                                  activity)
+                                  activity, key_id, pool_ticket)
            SELECT n.id, n.team_id, n.template_id, n.template, host.id, 'starting', n.vcpus, n.memory_mb, n.disk_mb,
                   n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16),
                   n.image, n.snapshot_id, n.pause_memory, n.auto_resume, n.network, n.traffic_token, n.mask_host,
-                  $24, string_to_array(n.activity, ',')
+                  $24, string_to_array(n.activity, ','), n.key_id, n.pool_ticket
              FROM new n, host
            RETURNING *""",
         [n.id for n in new],
@@ -183,6 +192,8 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
         [n.mask_host for n in new],
         actor.current.get(),
         [",".join(n.activity) for n in new],  # an array of arrays would have to be rectangular
+        [n.key_id for n in new],
+        [n.pool_ticket for n in new],
     )
     return rows(records, SandboxRow)
 
@@ -235,11 +246,14 @@ async def begin_resume(
     *,
     host_id: str | None = None,
     before: State = State.PAUSED,
+    ticket: int | None = None,
 ) -> SandboxRow | None:
     """paused → resuming with the next generation, if the host is there and has room. None: not so.
 
     :param host_id: another host than the one that it is on, to which it goes from the object store; None: that one
     :param before: lost, for one that goes back to what of it is in the object store
+    :param ticket: its place in the queue for the team's pool
+    :raises PoolExhausted: the team's pool has no room
     """
     record = await db.fetchrow(
         """WITH paused AS (
@@ -256,7 +270,7 @@ async def begin_resume(
                   AND ($7::text IS NULL OR
                        NOT h.draining AND h.disk_mb_reserved + p.disk_mb <= h.disk_mb * $9::float8))
            UPDATE sandboxes s
-              SET state = 'resuming', generation = s.generation + 1, host_id = host.id,
+              SET state = 'resuming', generation = s.generation + 1, host_id = host.id, pool_ticket = $11,
                   timeout_sec = coalesce($3, s.timeout_sec),
                   saved_generation = CASE WHEN $8 = 'lost' THEN s.stored_generation ELSE s.saved_generation END,
                   actor = $10, updated_at = now(), check_after = now() + make_interval(secs => $6)
@@ -271,6 +285,7 @@ async def begin_resume(
         before.value,
         room.disk,
         actor.current.get(),
+        ticket,
     )
     return row(record, SandboxRow)
 

@@ -67,6 +67,10 @@ def new_audit_id() -> str:
     return "log_" + _random()
 
 
+def new_cap_id() -> str:
+    return "cap_" + _random()
+
+
 def new_request_id() -> str:
     return "req_" + _random()
 

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import re
-from typing import Any, cast
+from collections.abc import Coroutine
+from typing import Any, TypeVar, cast
 
 import msgspec
 import structlog
@@ -16,6 +17,8 @@ from wrenn_server.model import errors
 from wrenn_server.model.errors import InvalidRequest, TooLarge, WrennError
 from wrenn_server.model.ids import new_request_id
 from wrenn_server.wire import problems
+
+T = TypeVar("T")
 
 MAX_BODY = 1024 * 1024
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -88,6 +91,25 @@ def outermost(app: ASGIApp) -> ASGIApp:
             await app(scope, receive_counted, send_marked)
 
     return wrapped
+
+
+async def while_there(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, for as long as the client is there to hear of it. The body has been read."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(left())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise InvalidRequest("the client has left")  # nobody reads this answer
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait({working, leaving})
 
 
 def note(error: WrennError) -> None:

@@ -11,7 +11,7 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from wrenn_server.controlplane import schema, schema_events, schema_people
+from wrenn_server.controlplane import schema, schema_events, schema_people, schema_pools
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -95,7 +95,14 @@ def describe(app: Litestar) -> dict[str, Any]:
         ("/v1/audit-logs/export", "application/jsonl"),
     ):
         paths[path]["get"]["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}}}
-    for path in ("/v1/sandboxes", "/v1/snapshots", "/v1/events", "/v1/audit-logs", "/v1/admin/audit-logs"):
+    for path in (
+        "/v1/sandboxes",
+        "/v1/snapshots",
+        "/v1/events",
+        "/v1/audit-logs",
+        "/v1/admin/audit-logs",
+        "/v1/pool/history",
+    ):
         paths[path]["get"]["responses"]["200"]["headers"] = {
             "X-Next-Cursor": {
                 "schema": {"type": "string"},
@@ -109,7 +116,8 @@ def _components(names: set[str]) -> dict[str, Any]:
     """By msgspec itself, which also does the checking: nothing that it refuses is missing here."""
     types = {
         name: value
-        for module in (agent, schema_events, schema, schema_people)  # of two with one name, that of the API
+        # Of two with one name, that of the API
+        for module in (agent, schema_events, schema, schema_people, schema_pools)
         for name, value in vars(module).items()
         if name in names and value.__module__ == module.__name__
     }

@@ -2,16 +2,19 @@
 
 import base64
 import binascii
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from litestar import Request, Response, delete, get, post, put
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import auth, shape
+from wrenn_server.controlplane.api import auth, http, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
+from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import (
+    admission,
     forks,
     idempotency,
     network,
@@ -20,9 +23,13 @@ from wrenn_server.controlplane.services import (
     sandboxes,
     timeouts,
 )
+from wrenn_server.controlplane.services.admission import WhenFull
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
-from wrenn_server.model.errors import InvalidRequest
+from wrenn_server.controlplane.services.users import Caller
+from wrenn_server.model.errors import Forbidden, InvalidRequest
 from wrenn_server.model.sandbox import State
+
+T = TypeVar("T")
 
 NEXT_CURSOR = "X-Next-Cursor"
 IdempotencyKey = Annotated[
@@ -61,17 +68,26 @@ async def create(
         network=shape.wanted_network(given.network),
         private=given.private,
         mask_host=given.mask_host,
+        key_id=caller.key_id,
     )
 
     async def carry_out(claim: Claim | None) -> schema.Sandbox:
-        return shape.sandbox(await sandboxes.create(cp, wanted, claim), secrets=True)
+        row = await admission.admitted(
+            cp,
+            caller.team_id,
+            _when_full(caller, given),
+            lambda ticket: sandboxes.create(cp, wanted, claim, ticket),
+            claim=claim,
+        )
+        return shape.sandbox(row, secrets=True)
 
     async def recover(sandbox_id: str) -> schema.Sandbox | Effect:
         made = await sandboxes.made(cp, sandbox_id)
         return made if isinstance(made, Effect) else shape.sandbox(made, secrets=True)
 
     asked = idempotency.request(caller.team_id, idempotency_key, "POST /v1/sandboxes", await request.body())
-    return await idempotency.once(cp, asked, idempotency.Work(schema.Sandbox, carry_out, recover))
+    once = idempotency.once(cp, asked, idempotency.Work(schema.Sandbox, carry_out, recover))
+    return await (http.while_there(request, once) if given.wait_sec else once)
 
 
 @get("/v1/sandboxes", operation_id="listSandboxes", tags=["sandboxes"])
@@ -150,11 +166,23 @@ async def pause(
     "/v1/sandboxes/{sandbox_id:str}/resume", operation_id="resumeSandbox", tags=["sandboxes"], status_code=200
 )
 async def resume(
-    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxResume | None] = None
+    cp: Cp,
+    caller: Who,
+    request: Request[Any, Any, Any],
+    sandbox_id: FromPath[str],
+    data: JSONBody[schema.SandboxResume | None] = None,
 ) -> schema.Sandbox:
     """Go on where it was paused."""
     wanted = data or schema.SandboxResume()
-    row = await pauses.resume(cp, caller.team_id, sandbox_id, wanted.timeout_sec, memory=wanted.memory)
+    row = await _admitted(
+        cp,
+        caller,
+        request,
+        wanted,
+        lambda ticket: pauses.resume(
+            cp, caller.team_id, sandbox_id, wanted.timeout_sec, memory=wanted.memory, ticket=ticket
+        ),
+    )
     return shape.sandbox(row, secrets=True)
 
 
@@ -165,12 +193,22 @@ async def resume(
     status_code=200,
 )
 async def restore(
-    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxRestore | None] = None
+    cp: Cp,
+    caller: Who,
+    request: Request[Any, Any, Any],
+    sandbox_id: FromPath[str],
+    data: JSONBody[schema.SandboxRestore | None] = None,
 ) -> schema.Sandbox:
     """Have a lost sandbox go on from its last pause that is in the object store. What it did since is gone for good, also
     when its host comes back."""
     wanted = data or schema.SandboxRestore()
-    row = await pauses.restore(cp, caller.team_id, sandbox_id, wanted.timeout_sec)
+    row = await _admitted(
+        cp,
+        caller,
+        request,
+        wanted,
+        lambda ticket: pauses.restore(cp, caller.team_id, sandbox_id, wanted.timeout_sec, ticket=ticket),
+    )
     return shape.sandbox(row, secrets=True)
 
 
@@ -196,17 +234,30 @@ async def rollback(
     opt=auth.needs("write", beyond=True),
 )
 async def fork(
-    cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[schema.SandboxFork | None] = None
+    cp: Cp,
+    caller: Who,
+    request: Request[Any, Any, Any],
+    sandbox_id: FromPath[str],
+    data: JSONBody[schema.SandboxFork | None] = None,
 ) -> list[schema.Forked]:
     """Copies of a running sandbox, memory and disk; it keeps running. Each copy succeeds or fails by itself."""
     wanted = data or schema.SandboxFork()
-    results = await forks.fork(
+    results = await _admitted(
         cp,
-        caller.team_id,
-        sandbox_id,
-        count=wanted.count,
-        timeout_sec=wanted.timeout_sec,
-        metadata=wanted.metadata,
+        caller,
+        request,
+        wanted,
+        lambda ticket: forks.fork(
+            cp,
+            caller.team_id,
+            sandbox_id,
+            count=wanted.count,
+            timeout_sec=wanted.timeout_sec,
+            metadata=wanted.metadata,
+            key_id=caller.key_id,
+            ticket=ticket,
+        ),
+        keep=sandbox_id,
     )
     return [shape.fork_result(result) for result in results]
 
@@ -254,6 +305,27 @@ def read_cursor(text: str) -> tuple[datetime, str]:
     if created_at.tzinfo is None or not sandbox_id.replace("_", "").isalnum():
         raise InvalidRequest("cursor is not one that a list gave")
     return created_at, sandbox_id
+
+
+async def _admitted(
+    cp: ControlPlane,
+    caller: Caller,
+    request: Request[Any, Any, Any],
+    asked: schema.WhenFull,
+    attempt: Callable[[int | None], Awaitable[T]],
+    keep: str | None = None,
+) -> T:
+    work = admission.admitted(cp, caller.team_id, _when_full(caller, asked), attempt, keep=keep)
+    return await (http.while_there(request, work) if asked.wait_sec else work)
+
+
+def _when_full(caller: Caller, asked: schema.WhenFull) -> WhenFull:
+    """:raises Forbidden: it would touch more than the key reaches"""
+    if asked.make_room and caller.sandbox_id is not None:
+        raise Forbidden(
+            "make_room pauses other sandboxes, and this API key reaches one alone", code="scope_required"
+        )
+    return WhenFull(asked.wait_sec, asked.make_room)
 
 
 def _states(text: str) -> set[State]:

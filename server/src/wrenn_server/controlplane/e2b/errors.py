@@ -11,6 +11,7 @@ from wrenn_server.controlplane.api import http
 from wrenn_server.controlplane.hosts_client import Uncertain
 from wrenn_server.model import errors
 from wrenn_server.model.errors import WrennError
+from wrenn_server.model.pool import PoolExhausted
 
 RETRY_AFTER_SEC = 1
 _RETRIED = frozenset({429, 502, 503, 504})
@@ -32,7 +33,8 @@ def shape(error: WrennError, status: int | None = None) -> Error:
 
 def on_wrenn_error(request: Request[Any, Any, Any], error: WrennError) -> Response[bytes]:
     http.note(error)
-    return _answer(request, error, error.status)
+    # The SDKs take a 409 for a sandbox in the wrong state; a 429 for too many of them.
+    return _answer(request, error, 429 if isinstance(error, PoolExhausted) else error.status)
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -89,7 +89,15 @@ async def fork(
         raise InvalidRequest(f"count {count}: expected 1 to {FORKS_MAX}")
     timeout = read.timeout(given.timeout, FORK_TIMEOUT)
     async with of_living(cp, caller, id):
-        results = await forks.fork(cp, caller.team_id, id, count=count, timeout_sec=timeout, metadata=None)
+        results = await forks.fork(
+            cp,
+            caller.team_id,
+            id,
+            count=count,
+            timeout_sec=timeout,
+            metadata=None,
+            key_id=caller.key_id,
+        )
     return [shape.fork_result(result, cp.config.proxy_domain) for result in results]
 
 

@@ -135,6 +135,7 @@ def wanted(caller: Caller, given: schema.NewSandbox, timeout: int) -> Wanted:
         network=network.egress(reach, given.allow_internet_access),
         private=reach.allow_public_traffic is False,
         mask_host=reach.mask_request_host or None,
+        key_id=caller.key_id,
     )
 
 

@@ -32,13 +32,17 @@ async def fork(
     count: int,
     timeout_sec: int | None,
     metadata: Mapping[str, str] | None,
+    key_id: str | None = None,
+    ticket: int | None = None,
 ) -> list[Forked]:
     """Copies of a running sandbox, memory and disk, on its host; it keeps running.
 
+    :param key_id: of the API key that asks; :param ticket: the place in the queue for the team's pool
     :raises Conflict: it is not running; :raises Unavailable: its host has no room for all of them
+    :raises PoolExhausted: the team's pool has no room for all of them
     """
     return await cp.work.finish(
-        _fork(cp, team_id, sandbox_id, count, timeout_sec, metadata), f"fork {sandbox_id}"
+        _fork(cp, team_id, sandbox_id, count, timeout_sec, metadata, key_id, ticket), f"fork {sandbox_id}"
     )
 
 
@@ -49,6 +53,8 @@ async def _fork(
     count: int,
     timeout_sec: int | None,
     metadata: Mapping[str, str] | None,
+    key_id: str | None,
+    ticket: int | None,
 ) -> list[Forked]:
     source = await sandboxes.get(cp, team_id, sandbox_id)
     sandboxes.demand(source, State.RUNNING, "fork")
@@ -69,9 +75,11 @@ async def _fork(
         network=source.network,
         private=source.traffic_token is not None,
         mask_host=source.mask_host,
+        key_id=key_id,
     )
     new = [
-        sandboxes.new_row(wanted, source.template_id, source.image, source.snapshot_id) for _ in range(count)
+        sandboxes.new_row(wanted, source.template_id, source.image, source.snapshot_id, ticket)
+        for _ in range(count)
     ]
     with cp.work.leased([n.id for n in new]):
         inserted = await db_sandboxes.insert_many(cp.db, new, host.id, cp.config.room)

@@ -36,15 +36,24 @@ async def pause(
 
 
 async def resume(
-    cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int | None, *, memory: bool = True
+    cp: ControlPlane,
+    team_id: str,
+    sandbox_id: str,
+    timeout_sec: int | None,
+    *,
+    memory: bool = True,
+    ticket: int | None = None,
 ) -> SandboxRow:
     """
     :param timeout_sec: it ends so long after; 0: never; None: as before
     :param memory: False: boot from the disk even if memory was saved
+    :param ticket: the place in the queue for the team's pool
     :raises Conflict: it is not paused
+    :raises PoolExhausted: the team's pool has no room
     :raises Unavailable: its host is away or has no room now, and no other can go on with it
     """
-    return await cp.work.finish(_resume(cp, team_id, sandbox_id, timeout_sec, memory), f"resume {sandbox_id}")
+    work = _resume(cp, team_id, sandbox_id, timeout_sec, memory, ticket=ticket)
+    return await cp.work.finish(work, f"resume {sandbox_id}")
 
 
 async def go_on(
@@ -58,15 +67,18 @@ async def go_on(
     return await cp.work.finish(work, f"resume {row.id}")
 
 
-async def restore(cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int | None) -> SandboxRow:
+async def restore(
+    cp: ControlPlane, team_id: str, sandbox_id: str, timeout_sec: int | None, *, ticket: int | None = None
+) -> SandboxRow:
     """Has a lost sandbox go on from the last pause that is in the object store. What it did since is gone, also when
     its host comes back: that one is told to drop what it has.
 
-    :param timeout_sec: as `resume`
+    :param timeout_sec: as `resume`, and so is `ticket`
     :raises Conflict: it is not lost, or nothing of it was stored
+    :raises PoolExhausted: the team's pool has no room
     :raises Unavailable: no host can go on with it now
     """
-    work = _resume(cp, team_id, sandbox_id, timeout_sec, True, before=State.LOST)
+    work = _resume(cp, team_id, sandbox_id, timeout_sec, True, before=State.LOST, ticket=ticket)
     return await cp.work.finish(work, f"restore {sandbox_id}")
 
 
@@ -122,6 +134,7 @@ async def _resume(
     before: State = State.PAUSED,
     ttl_sec: float | None = None,
     snapshot_id: str | None = None,
+    ticket: int | None = None,
 ) -> SandboxRow:
     verb = "resume" if before is State.PAUSED else "restore"
     row = await sandboxes.get(cp, team_id, sandbox_id)
@@ -133,7 +146,7 @@ async def _resume(
     refused: WrennError | None = None
     with cp.work.leased([row.id]):
         while True:
-            resuming, host = await _begin(cp, row, timeout_sec, before, tried, refused)
+            resuming, host = await _begin(cp, row, timeout_sec, before, tried, refused, ticket)
             crash_point("resume.row_written")
             message = agent.Resume(
                 generation=resuming.generation,
@@ -177,6 +190,7 @@ async def _begin(
     before: State,
     tried: Collection[str],
     refused: WrennError | None,
+    ticket: int | None,
 ) -> tuple[SandboxRow, Host]:
     """
     :param tried: hosts that have refused it, the last one with `refused`
@@ -196,6 +210,7 @@ async def _begin(
             cp.config.room,
             host_id=None if host.id == row.host_id else host.id,
             before=before,
+            ticket=ticket,
         )
         if resuming is not None:
             return resuming, host

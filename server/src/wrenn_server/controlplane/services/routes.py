@@ -125,7 +125,10 @@ class Routes:
     @contextlib.contextmanager
     def watching(self, sandbox_id: str) -> Generator[asyncio.Event]:
         """An event that is set whenever the sandbox stopped running where it was, or a pause or resume of it ended, or
-        this may have been missed. Of the end of a start nobody tells."""
+        this may have been missed. Of the end of a start nobody tells.
+
+        :param sandbox_id: or a team's: whenever those who wait for its pool should look again
+        """
         changed = asyncio.Event()
         self._watching.setdefault(sandbox_id, set()).add(changed)
         try:
@@ -143,6 +146,8 @@ class Routes:
         kind, _, name = payload.partition(" ")
         if kind == "sandbox":
             self.forget(name)
+        elif kind == "pool":
+            self._tell(name)
         elif kind == "settled":
             # Not to be forgotten: who looked before this arrived may have found it running, and be using it.
             self._tell(name)

@@ -64,18 +64,24 @@ class Wanted:
     """Requests to its ports must carry a token of its own."""
     mask_host: str | None = None
     """The Host that its ports are told instead of the real one; `${PORT}` stands for the port."""
+    key_id: str | None = None
+    """Of the API key that asks."""
 
 
-async def create(cp: ControlPlane, wanted: Wanted, claim: Claim | None = None) -> SandboxRow:
+async def create(
+    cp: ControlPlane, wanted: Wanted, claim: Claim | None = None, ticket: int | None = None
+) -> SandboxRow:
     """A running sandbox. From a snapshot it gets the shape of that one's source.
 
     :param claim: of the idempotency key that the request came with
+    :param ticket: the place in the queue for the team's pool
+    :raises PoolExhausted: the team's pool has no room
     :raises InvalidRequest: lifecycle or network make no sense
     :raises NotFound: `template_not_found`
     :raises Unavailable: `no_hosts_available`
     :raises WrennError: the host could not start it; the sandbox is then `failed` with the reason
     """
-    return await cp.work.finish(_create(cp, wanted, claim), "create")
+    return await cp.work.finish(_create(cp, wanted, claim, ticket), "create")
 
 
 async def made(cp: ControlPlane, sandbox_id: str) -> SandboxRow | Effect:
@@ -160,14 +166,14 @@ async def host_of(cp: ControlPlane, row: SandboxRow) -> Host:
 # Create
 
 
-async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None) -> SandboxRow:
+async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None, ticket: int | None) -> SandboxRow:
     found = await templates.resolve(cp, wanted.team_id, wanted.template)
     wanted = replace(_checked(wanted), template=found.name)
     if (saved := found.snapshot) is not None:
         wanted = replace(wanted, vcpus=saved.vcpus, memory_mb=saved.memory_mb, disk_mb=saved.disk_mb)
     refused: WrennError | None = None
     async for host in _hosts(cp, wanted, found):
-        new = new_row(wanted, found.template_id, found.image, saved.id if saved else None)
+        new = new_row(wanted, found.template_id, found.image, saved.id if saved else None, ticket)
         with cp.work.leased([new.id]):
             row = await _insert(cp, new, host.id, claim)
             if row is None:
@@ -249,7 +255,7 @@ def _checked(wanted: Wanted) -> Wanted:
     )
 
 
-def new_row(wanted: Wanted, template_id: str, image: str, snapshot_id: str | None = None) -> New:
+def new_row(wanted: Wanted, template_id: str, image: str, snapshot_id: str | None, ticket: int | None) -> New:
     return New(
         id=new_sandbox_id(),
         team_id=wanted.team_id,
@@ -270,6 +276,8 @@ def new_row(wanted: Wanted, template_id: str, image: str, snapshot_id: str | Non
         image=image,
         snapshot_id=snapshot_id,
         access_token=secrets.token_hex(24),
+        key_id=wanted.key_id,
+        pool_ticket=ticket,
     )
 
 
