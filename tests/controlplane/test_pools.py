@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from support.e2b import client as e2b_client
+from support.people import Mailbox, mailbox, sign_up
 from support.simulated import World, control_plane, eventually
 from wrenn_server.controlplane.services import admission
 from wrenn_server.controlplane.services.admission import enough
@@ -16,6 +17,8 @@ from wrenn_server.db import teams as db_teams
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.ids import new_team_id
 from wrenn_server.model.pool import Capacity, PoolExhausted
+
+__all__ = ["mailbox"]
 
 SMALL = {"vcpus": 2, "memory_mb": 1024, "disk_mb": 20480}
 
@@ -96,6 +99,18 @@ async def test_a_pool_grows_and_shrinks_and_remembers(world: World, host: Simula
 async def test_what_is_no_size(world: World, body: dict[str, Any]) -> None:
     await refusal(await world.user.put("/v1/pool", body, wrong=True), 400, "invalid_request")
     assert (await world.user.get("/v1/pool")).json()["unlimited"]
+
+
+async def test_a_deleted_team_has_no_pool(world: World, mailbox: Mailbox) -> None:
+    person = await sign_up(world, mailbox, "ada@example.com")
+    other = (await person.client.post("/v1/teams", {"name": "other"})).json()["id"]
+    path = f"/v1/admin/teams/{other}/pool"
+    assert (await world.user.put(path, SMALL)).status_code == 200
+    assert (await person.client.delete(f"/v1/teams/{other}")).status_code < 300
+    changes = await db_pools.changes(world.cp.db, other, before=None, limit=9)
+    assert [change.kind for change in changes] == ["close", "open"]
+    assert changes[0].changed_by == person.user_id
+    await refusal(await world.user.put(path, SMALL), 404, "not_found")
 
 
 async def test_a_key_of_one_sandbox_pauses_no_others(world: World, host: SimulatedAgent) -> None:

@@ -4,6 +4,12 @@ CREATE FUNCTION public.actor_name(kind text, id text) RETURNS text
     SELECT CASE kind WHEN 'user' THEN (SELECT u.email FROM users u WHERE u.id = $2)
                      WHEN 'api_key' THEN (SELECT k.name FROM api_keys k WHERE k.id = $2) END
 $_$;
+CREATE FUNCTION public.append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
+END $$;
 CREATE TABLE public.audit_logs (
     chain text NOT NULL,
     number bigint NOT NULL,
@@ -101,6 +107,149 @@ BEGIN
     PERFORM pg_notify('wrenn', 'host ' || NEW.id);
     RETURN NULL;
 END $$;
+CREATE FUNCTION public.ledger_balances() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF (SELECT count(*) < 2 OR sum(amount) <> 0 FROM ledger_entries WHERE transaction_id = NEW.id) THEN
+        RAISE EXCEPTION 'transaction % of the ledger does not balance', NEW.id USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE FUNCTION public.ledger_complete() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF (SELECT written_by <> pg_current_xact_id() FROM ledger_transactions WHERE id = NEW.transaction_id) THEN
+        RAISE EXCEPTION 'transaction % of the ledger is closed', NEW.transaction_id;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE FUNCTION public.pool_key(team text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT hashtextextended('pool ' || team, 0)
+$$;
+CREATE FUNCTION public.pool_notify(team text) RETURNS void
+    LANGUAGE sql
+    AS $$
+    SELECT pg_notify('wrenn', 'pool ' || team) WHERE EXISTS (SELECT FROM pool_waiters WHERE team_id = team)
+$$;
+CREATE TABLE public.sandboxes (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    template_id text NOT NULL,
+    template text NOT NULL,
+    host_id text,
+    generation integer DEFAULT 1 NOT NULL,
+    state text NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb integer NOT NULL,
+    disk_mb integer NOT NULL,
+    timeout_sec integer DEFAULT 0 NOT NULL,
+    on_timeout text DEFAULT 'kill'::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    access_token text NOT NULL,
+    envd_version text DEFAULT ''::text NOT NULL,
+    reason text,
+    message text,
+    console text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    last_active_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    check_after timestamp with time zone,
+    pause_memory boolean DEFAULT true NOT NULL,
+    auto_resume boolean DEFAULT false NOT NULL,
+    saved_memory boolean,
+    network jsonb DEFAULT '{}'::jsonb NOT NULL,
+    traffic_token text,
+    mask_host text,
+    image text DEFAULT ''::text NOT NULL,
+    snapshot_id text,
+    saved_generation integer,
+    stored_generation integer,
+    stored_machine text,
+    stored_in text,
+    actor text,
+    activity text[] DEFAULT '{}'::text[] NOT NULL,
+    key_id text,
+    pool_ticket bigint,
+    CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
+    CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
+)
+WITH (fillfactor='80');
+CREATE FUNCTION public.pool_take(sandbox public.sandboxes, more_cpus integer, more_memory bigint, more_disk bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    growing CONSTANT boolean := more_cpus > 0 OR more_memory > 0 OR more_disk > 0;
+    ahead bigint;
+    full_cap record;
+    pool record;
+BEGIN
+    SELECT * INTO pool FROM pools WHERE team_id = sandbox.team_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM pg_advisory_xact_lock_shared(pool_key(sandbox.team_id));
+        SELECT * INTO pool FROM pools WHERE team_id = sandbox.team_id FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    IF growing THEN
+        SELECT count(*) INTO ahead FROM pool_waiters
+         WHERE team_id = sandbox.team_id AND NOT capped AND seen_at > clock_timestamp() - interval '15 seconds'
+           AND (sandbox.pool_ticket IS NULL OR id < sandbox.pool_ticket);
+        IF ahead > 0 OR pool.vcpus_drawn + more_cpus > pool.vcpus OR pool.memory_mb_drawn + more_memory > pool.memory_mb
+           OR pool.disk_mb_drawn + more_disk > pool.disk_mb THEN
+            RAISE EXCEPTION 'the pool of team % has no room', sandbox.team_id USING ERRCODE = 'WRP01', DETAIL =
+                json_build_object('ahead', ahead,
+                    'vcpus', greatest(pool.vcpus_drawn + more_cpus - pool.vcpus, 0),
+                    'memory_mb', greatest(pool.memory_mb_drawn + more_memory - pool.memory_mb, 0),
+                    'disk_mb', greatest(pool.disk_mb_drawn + more_disk - pool.disk_mb, 0),
+                    'never', sandbox.vcpus > pool.vcpus OR sandbox.memory_mb > pool.memory_mb
+                             OR sandbox.disk_mb > pool.disk_mb);
+        END IF;
+        SELECT * INTO full_cap FROM pool_caps c
+         WHERE c.team_id = sandbox.team_id
+           AND CASE c.kind WHEN 'key' THEN c.name = sandbox.key_id
+                           ELSE sandbox.metadata @> jsonb_build_object(c.name, c.value) END
+           AND (c.vcpus_drawn + more_cpus > c.vcpus OR c.memory_mb_drawn + more_memory > c.memory_mb
+                OR c.disk_mb_drawn + more_disk > c.disk_mb)
+         ORDER BY c.id LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'a cap in the pool of team % is reached', sandbox.team_id USING ERRCODE = 'WRP01', DETAIL =
+                json_build_object('cap', full_cap.id,
+                    'vcpus', greatest(full_cap.vcpus_drawn + more_cpus - full_cap.vcpus, 0),
+                    'memory_mb', greatest(full_cap.memory_mb_drawn + more_memory - full_cap.memory_mb, 0),
+                    'disk_mb', greatest(full_cap.disk_mb_drawn + more_disk - full_cap.disk_mb, 0),
+                    'never', coalesce(sandbox.vcpus > full_cap.vcpus, false)
+                             OR coalesce(sandbox.memory_mb > full_cap.memory_mb, false)
+                             OR coalesce(sandbox.disk_mb > full_cap.disk_mb, false));
+        END IF;
+        DELETE FROM pool_waiters WHERE id = sandbox.pool_ticket;
+    END IF;
+    UPDATE pools SET vcpus_drawn = vcpus_drawn + more_cpus, memory_mb_drawn = memory_mb_drawn + more_memory,
+                     disk_mb_drawn = disk_mb_drawn + more_disk
+     WHERE team_id = sandbox.team_id;
+    UPDATE pool_caps c
+       SET vcpus_drawn = vcpus_drawn + more_cpus, memory_mb_drawn = memory_mb_drawn + more_memory,
+           disk_mb_drawn = disk_mb_drawn + more_disk
+     WHERE c.team_id = sandbox.team_id
+       AND CASE c.kind WHEN 'key' THEN c.name = sandbox.key_id
+                       ELSE sandbox.metadata @> jsonb_build_object(c.name, c.value) END;
+    PERFORM pool_notify(sandbox.team_id);
+END $$;
+CREATE FUNCTION public.sandbox_draw(state text, reason text, before text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT CASE WHEN state IN ('starting', 'resuming') THEN 'all'
+                WHEN state IN ('failed', 'killed') THEN 'none'
+                WHEN state = 'paused' AND before = 'all' AND coalesce(reason, '') NOT IN ('drain', 'rollback')
+                     THEN 'disk'
+                ELSE before END
+$$;
 CREATE FUNCTION public.sandbox_takes(state text, vcpus integer, memory_mb integer, disk_mb integer, OUT cpus integer, OUT memory integer, OUT disk integer, OUT count integer) RETURNS record
     LANGUAGE sql IMMUTABLE
     AS $$
@@ -109,6 +258,37 @@ CREATE FUNCTION public.sandbox_takes(state text, vcpus integer, memory_mb intege
            CASE WHEN state IN ('failed', 'killed') THEN 0 WHEN state = 'paused' THEN disk_mb + memory_mb ELSE disk_mb END,
            CASE WHEN state IN ('failed', 'killed') THEN 0 ELSE 1 END
 $$;
+CREATE FUNCTION public.sandboxes_draw() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    sandbox CONSTANT sandboxes := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    before text := 'none';
+    after text := 'none';
+    cpus integer;
+    disks integer;
+    moment timestamptz;
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        before := coalesce((SELECT draw FROM draws WHERE sandbox_id = sandbox.id AND ended_at IS NULL), 'none');
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        after := sandbox_draw(sandbox.state, sandbox.reason, before);
+    END IF;
+    IF before = after THEN
+        RETURN NULL;
+    END IF;
+    cpus := (after = 'all')::integer - (before = 'all')::integer;
+    disks := (after <> 'none')::integer - (before <> 'none')::integer;
+    PERFORM pool_take(sandbox, cpus * sandbox.vcpus, cpus * sandbox.memory_mb, disks * sandbox.disk_mb);
+    moment := clock_timestamp();
+    UPDATE draws SET ended_at = greatest(moment, began_at) WHERE sandbox_id = sandbox.id AND ended_at IS NULL;
+    IF after <> 'none' THEN
+        INSERT INTO draws (sandbox_id, team_id, draw, vcpus, memory_mb, disk_mb, began_at)
+        VALUES (sandbox.id, sandbox.team_id, after, sandbox.vcpus, sandbox.memory_mb, sandbox.disk_mb, moment);
+    END IF;
+    RETURN NULL;
+END $$;
 CREATE FUNCTION public.sandboxes_event() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -203,6 +383,18 @@ BEGIN
         NULL);
     RETURN NULL;
 END $$;
+CREATE FUNCTION public.teams_pool() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    WITH plan AS (SELECT * FROM plans WHERE is_default),
+         opened AS (
+        INSERT INTO pools (team_id, vcpus, memory_mb, disk_mb, spend_limit, vcpus_drawn, memory_mb_drawn, disk_mb_drawn)
+        SELECT NEW.id, vcpus, memory_mb, disk_mb, spend_limit, 0, 0, 0 FROM plan RETURNING *)
+    INSERT INTO pool_changes (team_id, kind, version, vcpus, memory_mb, disk_mb, spend_limit)
+    SELECT team_id, 'open', version, vcpus, memory_mb, disk_mb, spend_limit FROM opened;
+    RETURN NULL;
+END $$;
 CREATE TABLE public.api_keys (
     id text NOT NULL,
     team_id text NOT NULL,
@@ -226,6 +418,17 @@ CREATE TABLE public.audit_heads (
     chain text NOT NULL,
     number bigint DEFAULT 0 NOT NULL,
     digest bytea DEFAULT '\x'::bytea NOT NULL
+);
+CREATE TABLE public.draws (
+    sandbox_id text NOT NULL,
+    team_id text NOT NULL,
+    draw text NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb integer NOT NULL,
+    disk_mb integer NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT draws_draw_check CHECK ((draw = ANY (ARRAY['all'::text, 'disk'::text])))
 );
 CREATE TABLE public.event_head (
     id integer DEFAULT 1 NOT NULL,
@@ -327,6 +530,42 @@ CREATE TABLE public.invitations (
     CONSTRAINT invitations_email_check CHECK ((email = lower(email))),
     CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'member'::text])))
 );
+CREATE TABLE public.invoices (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    month date NOT NULL,
+    currency text NOT NULL,
+    total bigint NOT NULL,
+    document text NOT NULL,
+    csv text NOT NULL,
+    issued_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.ledger_entries (
+    transaction_id bigint NOT NULL,
+    account text NOT NULL,
+    amount bigint NOT NULL
+);
+CREATE TABLE public.ledger_transactions (
+    id bigint NOT NULL,
+    team_id text NOT NULL,
+    period_from timestamp with time zone NOT NULL,
+    period_to timestamp with time zone NOT NULL,
+    rate_id bigint NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb bigint NOT NULL,
+    disk_mb bigint NOT NULL,
+    written_at timestamp with time zone DEFAULT now() NOT NULL,
+    written_by xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT ledger_transactions_check CHECK ((period_from < period_to))
+);
+ALTER TABLE public.ledger_transactions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ledger_transactions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE public.members (
     team_id text NOT NULL,
     user_id text NOT NULL,
@@ -334,11 +573,126 @@ CREATE TABLE public.members (
     joined_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT members_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text])))
 );
+CREATE TABLE public.plans (
+    name text NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb bigint NOT NULL,
+    disk_mb bigint NOT NULL,
+    spend_limit bigint,
+    is_default boolean DEFAULT false NOT NULL,
+    CONSTRAINT plans_disk_mb_check CHECK ((disk_mb >= 0)),
+    CONSTRAINT plans_memory_mb_check CHECK ((memory_mb >= 0)),
+    CONSTRAINT plans_spend_limit_check CHECK ((spend_limit >= 0)),
+    CONSTRAINT plans_vcpus_check CHECK ((vcpus >= 0))
+);
 CREATE TABLE public.platform_keys (
     name text NOT NULL,
     private_pem text NOT NULL,
     public_pem text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.pool_caps (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    value text DEFAULT ''::text NOT NULL,
+    vcpus integer,
+    memory_mb bigint,
+    disk_mb bigint,
+    vcpus_drawn integer NOT NULL,
+    memory_mb_drawn bigint NOT NULL,
+    disk_mb_drawn bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT pool_caps_disk_mb_check CHECK ((disk_mb >= 0)),
+    CONSTRAINT pool_caps_kind_check CHECK ((kind = ANY (ARRAY['key'::text, 'label'::text]))),
+    CONSTRAINT pool_caps_memory_mb_check CHECK ((memory_mb >= 0)),
+    CONSTRAINT pool_caps_not_overdrawn CHECK (((vcpus_drawn <= vcpus) AND (memory_mb_drawn <= memory_mb) AND (disk_mb_drawn <= disk_mb))),
+    CONSTRAINT pool_caps_vcpus_check CHECK ((vcpus >= 0))
+);
+CREATE TABLE public.pool_changes (
+    id bigint NOT NULL,
+    team_id text NOT NULL,
+    kind text NOT NULL,
+    version integer NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb bigint NOT NULL,
+    disk_mb bigint NOT NULL,
+    spend_limit bigint,
+    changed_by text,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT pool_changes_kind_check CHECK ((kind = ANY (ARRAY['open'::text, 'resize'::text, 'close'::text])))
+);
+ALTER TABLE public.pool_changes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.pool_changes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.pool_waiters (
+    id bigint NOT NULL,
+    team_id text NOT NULL,
+    request text,
+    capped boolean DEFAULT false NOT NULL,
+    joined_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+ALTER TABLE public.pool_waiters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.pool_waiters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.pools (
+    team_id text NOT NULL,
+    vcpus integer NOT NULL,
+    memory_mb bigint NOT NULL,
+    disk_mb bigint NOT NULL,
+    spend_limit bigint,
+    vcpus_drawn integer NOT NULL,
+    memory_mb_drawn bigint NOT NULL,
+    disk_mb_drawn bigint NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    charged_until timestamp with time zone DEFAULT date_trunc('second'::text, now()) NOT NULL,
+    CONSTRAINT pools_disk_mb_check CHECK ((disk_mb >= 0)),
+    CONSTRAINT pools_memory_mb_check CHECK ((memory_mb >= 0)),
+    CONSTRAINT pools_not_overdrawn CHECK ((((vcpus_drawn >= 0) AND (vcpus_drawn <= vcpus)) AND ((memory_mb_drawn >= 0) AND (memory_mb_drawn <= memory_mb)) AND ((disk_mb_drawn >= 0) AND (disk_mb_drawn <= disk_mb)))),
+    CONSTRAINT pools_spend_limit_check CHECK ((spend_limit >= 0)),
+    CONSTRAINT pools_vcpus_check CHECK ((vcpus >= 0))
+)
+WITH (fillfactor='70');
+CREATE TABLE public.rate_card (
+    id bigint NOT NULL,
+    effective_from timestamp with time zone NOT NULL,
+    currency text NOT NULL,
+    vcpu_hour bigint NOT NULL,
+    gib_hour bigint NOT NULL,
+    gib_month bigint NOT NULL,
+    metered_vcpu_hour bigint NOT NULL,
+    metered_gib_hour bigint NOT NULL,
+    metered_gib_month bigint NOT NULL,
+    created_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT rate_card_gib_hour_check CHECK ((gib_hour >= 0)),
+    CONSTRAINT rate_card_gib_month_check CHECK ((gib_month >= 0)),
+    CONSTRAINT rate_card_metered_gib_hour_check CHECK ((metered_gib_hour >= 0)),
+    CONSTRAINT rate_card_metered_gib_month_check CHECK ((metered_gib_month >= 0)),
+    CONSTRAINT rate_card_metered_vcpu_hour_check CHECK ((metered_vcpu_hour >= 0)),
+    CONSTRAINT rate_card_vcpu_hour_check CHECK ((vcpu_hour >= 0))
+);
+ALTER TABLE public.rate_card ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.rate_card_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 CREATE TABLE public.samples (
     sandbox_id text NOT NULL,
@@ -351,49 +705,6 @@ CREATE TABLE public.samples (
     disk_used bigint NOT NULL,
     disk_total bigint NOT NULL
 );
-CREATE TABLE public.sandboxes (
-    id text NOT NULL,
-    team_id text NOT NULL,
-    template_id text NOT NULL,
-    template text NOT NULL,
-    host_id text,
-    generation integer DEFAULT 1 NOT NULL,
-    state text NOT NULL,
-    vcpus integer NOT NULL,
-    memory_mb integer NOT NULL,
-    disk_mb integer NOT NULL,
-    timeout_sec integer DEFAULT 0 NOT NULL,
-    on_timeout text DEFAULT 'kill'::text NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    access_token text NOT NULL,
-    envd_version text DEFAULT ''::text NOT NULL,
-    reason text,
-    message text,
-    console text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    started_at timestamp with time zone,
-    last_active_at timestamp with time zone,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    expires_at timestamp with time zone,
-    check_after timestamp with time zone,
-    pause_memory boolean DEFAULT true NOT NULL,
-    auto_resume boolean DEFAULT false NOT NULL,
-    saved_memory boolean,
-    network jsonb DEFAULT '{}'::jsonb NOT NULL,
-    traffic_token text,
-    mask_host text,
-    image text DEFAULT ''::text NOT NULL,
-    snapshot_id text,
-    saved_generation integer,
-    stored_generation integer,
-    stored_machine text,
-    stored_in text,
-    actor text,
-    activity text[] DEFAULT '{}'::text[] NOT NULL,
-    CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
-    CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
-)
-WITH (fillfactor='80');
 CREATE TABLE public.schema_version (
     version_num character varying(32) NOT NULL
 );
@@ -510,10 +821,38 @@ ALTER TABLE ONLY public.invitations
     ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.invitations
     ADD CONSTRAINT invitations_team_id_email_key UNIQUE (team_id, email);
+ALTER TABLE ONLY public.invoices
+    ADD CONSTRAINT invoices_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.invoices
+    ADD CONSTRAINT invoices_team_id_month_key UNIQUE (team_id, month);
+ALTER TABLE ONLY public.ledger_entries
+    ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (transaction_id, account);
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_transactions_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_transactions_team_id_period_from_key UNIQUE (team_id, period_from);
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (user_id, team_id);
+ALTER TABLE ONLY public.plans
+    ADD CONSTRAINT plans_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY public.platform_keys
     ADD CONSTRAINT platform_keys_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY public.pool_caps
+    ADD CONSTRAINT pool_caps_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.pool_caps
+    ADD CONSTRAINT pool_caps_team_id_kind_name_value_key UNIQUE (team_id, kind, name, value);
+ALTER TABLE ONLY public.pool_changes
+    ADD CONSTRAINT pool_changes_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.pool_waiters
+    ADD CONSTRAINT pool_waiters_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.pool_waiters
+    ADD CONSTRAINT pool_waiters_team_id_request_key UNIQUE (team_id, request);
+ALTER TABLE ONLY public.pools
+    ADD CONSTRAINT pools_pkey PRIMARY KEY (team_id);
+ALTER TABLE ONLY public.rate_card
+    ADD CONSTRAINT rate_card_effective_from_key UNIQUE (effective_from);
+ALTER TABLE ONLY public.rate_card
+    ADD CONSTRAINT rate_card_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.samples
     ADD CONSTRAINT samples_pkey PRIMARY KEY (sandbox_id, at);
 ALTER TABLE ONLY public.sandboxes
@@ -549,6 +888,9 @@ ALTER TABLE ONLY public.users
 CREATE INDEX api_keys_sandbox ON public.api_keys USING btree (sandbox_id) WHERE (sandbox_id IS NOT NULL);
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
 CREATE INDEX audit_logs_at ON public.audit_logs USING btree (chain, at);
+CREATE UNIQUE INDEX draws_open ON public.draws USING btree (sandbox_id) WHERE (ended_at IS NULL);
+CREATE INDEX draws_team ON public.draws USING btree (team_id, ended_at) WHERE (ended_at IS NOT NULL);
+CREATE INDEX draws_team_open ON public.draws USING btree (team_id) WHERE (ended_at IS NULL);
 CREATE INDEX events_created ON public.events USING btree (created_at);
 CREATE INDEX events_new ON public.events USING btree (sequence) WHERE ("position" IS NULL);
 CREATE INDEX events_team ON public.events USING btree (team_id, "position");
@@ -556,6 +898,9 @@ CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
 CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
 CREATE UNIQUE INDEX members_owner ON public.members USING btree (team_id) WHERE (role = 'owner'::text);
 CREATE INDEX members_team ON public.members USING btree (team_id, joined_at);
+CREATE UNIQUE INDEX plans_default ON public.plans USING btree (is_default) WHERE is_default;
+CREATE INDEX pool_changes_team ON public.pool_changes USING btree (team_id, id DESC);
+CREATE INDEX pool_waiters_team ON public.pool_waiters USING btree (team_id, id);
 CREATE INDEX samples_at ON public.samples USING btree (at);
 CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
@@ -569,14 +914,24 @@ CREATE INDEX sessions_user ON public.sessions USING btree (user_id, created_at D
 CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.invoices FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_entries FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_transactions FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.pool_changes FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.rate_card FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
 CREATE TRIGGER audit_logs_refuse BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION public.audit_refuse();
 CREATE TRIGGER hosts_event AFTER UPDATE OF status ON public.hosts FOR EACH ROW WHEN (((old.status <> new.status) AND (new.status = ANY (ARRAY['online'::text, 'unreachable'::text])))) EXECUTE FUNCTION public.hosts_event();
 CREATE TRIGGER hosts_notify AFTER UPDATE OF address, status ON public.hosts FOR EACH ROW WHEN (((old.address IS DISTINCT FROM new.address) OR (old.status <> new.status))) EXECUTE FUNCTION public.hosts_notify();
+CREATE CONSTRAINT TRIGGER ledger_balances AFTER INSERT ON public.ledger_transactions DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.ledger_balances();
+CREATE TRIGGER ledger_complete BEFORE INSERT ON public.ledger_entries FOR EACH ROW EXECUTE FUNCTION public.ledger_complete();
 CREATE TRIGGER sandboxes_event AFTER UPDATE OF state ON public.sandboxes FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION public.sandboxes_event();
 CREATE TRIGGER sandboxes_notify AFTER UPDATE ON public.sandboxes FOR EACH ROW WHEN ((((old.state = ANY (ARRAY['running'::text, 'pausing'::text, 'resuming'::text])) AND (new.state <> old.state)) OR ((old.state = 'running'::text) AND ((new.generation <> old.generation) OR (new.host_id IS DISTINCT FROM old.host_id))))) EXECUTE FUNCTION public.sandboxes_notify();
 CREATE TRIGGER sandboxes_reserve_insert AFTER INSERT OR DELETE ON public.sandboxes FOR EACH ROW EXECUTE FUNCTION public.sandboxes_reserve();
 CREATE TRIGGER sandboxes_reserve_update AFTER UPDATE OF state, host_id ON public.sandboxes FOR EACH ROW WHEN (((old.state <> new.state) OR (old.host_id IS DISTINCT FROM new.host_id))) EXECUTE FUNCTION public.sandboxes_reserve();
+CREATE TRIGGER sandboxes_take_insert AFTER INSERT OR DELETE ON public.sandboxes FOR EACH ROW EXECUTE FUNCTION public.sandboxes_draw();
+CREATE TRIGGER sandboxes_take_update AFTER UPDATE OF state ON public.sandboxes FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION public.sandboxes_draw();
 CREATE TRIGGER snapshots_event AFTER UPDATE OF state ON public.snapshots FOR EACH ROW WHEN ((((old.state = 'creating'::text) AND (new.state <> 'creating'::text)) OR ((old.state = 'ready'::text) AND (new.state = 'deleting'::text)))) EXECUTE FUNCTION public.snapshots_event();
+CREATE TRIGGER teams_pool AFTER INSERT ON public.teams FOR EACH ROW EXECUTE FUNCTION public.teams_pool();
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.api_keys
@@ -595,10 +950,20 @@ ALTER TABLE ONLY public.invitations
     ADD CONSTRAINT invitations_invited_by_fkey FOREIGN KEY (invited_by) REFERENCES public.users(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.invitations
     ADD CONSTRAINT invitations_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.ledger_entries
+    ADD CONSTRAINT ledger_entries_transaction_id_fkey FOREIGN KEY (transaction_id) REFERENCES public.ledger_transactions(id);
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_transactions_rate_id_fkey FOREIGN KEY (rate_id) REFERENCES public.rate_card(id);
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.members
     ADD CONSTRAINT members_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.pool_caps
+    ADD CONSTRAINT pool_caps_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.pools(team_id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.pool_waiters
+    ADD CONSTRAINT pool_waiters_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.pools(team_id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.pools
+    ADD CONSTRAINT pools_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.sandboxes

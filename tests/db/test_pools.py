@@ -180,8 +180,9 @@ class Heard:
     payloads: list[str]
 
     def __call__(self, payload: str) -> None:
-        self.payloads.append(payload)
-        self.told.set()
+        if payload.startswith("pool"):
+            self.payloads.append(payload)
+            self.told.set()
 
 
 async def test_whoever_waits_is_told(db: Database) -> None:

@@ -22,6 +22,7 @@ from wrenn_server.controlplane.config import Config, Tls
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import drains as reconcile_drains
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
+from wrenn_server.controlplane.reconcile import invoices as reconcile_invoices
 from wrenn_server.controlplane.reconcile import loop
 from wrenn_server.controlplane.reconcile import people as reconcile_people
 from wrenn_server.controlplane.reconcile import samples as reconcile_samples
@@ -127,6 +128,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
             ("events", events.publish, events.PUBLISH_INTERVAL, cp.feed.new),
             ("old events", events.expire, events.EXPIRE_INTERVAL, None),
+            ("invoices", reconcile_invoices.converge, reconcile_invoices.INTERVAL, None),
             ("samples", reconcile_samples.converge, reconcile_samples.INTERVAL, None),
             ("seen", write_seen, seen.INTERVAL, None),
         ):

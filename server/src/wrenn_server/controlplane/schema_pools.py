@@ -3,7 +3,7 @@ currency's unit."""
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from wrenn_server.controlplane.schema import Request, Time
 
@@ -102,3 +102,74 @@ class Plan(Struct, kw_only=True):
     disk_mb: int
     spend_limit: Micros | None
     default: bool
+
+
+# Prices and invoices
+
+
+class Prices(Request):
+    """Millionths of the currency's unit. A GiB-month is that of the calendar month, in UTC."""
+
+    vcpu_hour: Micros
+    gib_hour: Micros
+    gib_month: Annotated[int, Meta(ge=0, le=10**15, description="Of disk")]
+
+
+class RateSet(Request):
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
+    prices: Prices
+    metered: Annotated[
+        Prices | None,
+        Meta(description="By the second of each sandbox, for comparison on invoices; absent: as `prices`"),
+    ] = None
+    effective_from: Annotated[
+        Time | None, Meta(description="A whole second that is not over yet; absent: now")
+    ] = None
+
+
+class Rate(Struct, kw_only=True):
+    currency: str
+    prices: Prices
+    metered: Prices
+    effective_from: Time
+
+
+class InvoiceLine(Struct, kw_only=True):
+    resource: Literal["vcpus", "memory", "disk"]
+    quantity: int
+    unit: str
+    period_from: Annotated[Time, Meta(description="`from`")] = field(name="from")
+    period_to: Time = field(name="to")
+    seconds: int
+    price_micros: int
+    per: str
+    amount_micros: int
+
+
+class MeteredCost(Struct, kw_only=True):
+    """What the same month costs by the second of each sandbox."""
+
+    vcpu_seconds: int
+    memory_mb_seconds: int
+    disk_mb_seconds: int
+    total_micros: int
+
+
+class Invoice(Struct, kw_only=True):
+    id: Annotated[str | None, Meta(description="Null: it is not issued")]
+    team_id: str
+    month: Annotated[str, Meta(description="YYYY-MM, in UTC")]
+    currency: str
+    lines: list[InvoiceLine]
+    total_micros: int
+    by_sandbox_second: MeteredCost
+    until: Annotated[Time, Meta(description="Up to when it counts")]
+    issued_at: Time | None
+
+
+class InvoiceSummary(Struct, kw_only=True):
+    id: str
+    month: str
+    currency: str
+    total_micros: int
+    issued_at: Time

@@ -30,6 +30,8 @@ class PoolRow(msgspec.Struct, kw_only=True):
     version: int
     opened_at: datetime
     updated_at: datetime
+    charged_until: datetime
+    """Its time until then is in the ledger."""
 
     @property
     def bought(self) -> Capacity:

@@ -71,6 +71,10 @@ def new_cap_id() -> str:
     return "cap_" + _random()
 
 
+def new_invoice_id() -> str:
+    return "ivc_" + _random()
+
+
 def new_request_id() -> str:
     return "req_" + _random()
 

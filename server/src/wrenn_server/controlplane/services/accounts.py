@@ -7,7 +7,7 @@ import re
 import secrets
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import attempts, mail, passwords, teams
+from wrenn_server.controlplane.services import attempts, mail, passwords, pools, teams
 from wrenn_server.controlplane.services.sessions import Client
 from wrenn_server.controlplane.services.users import Caller, digest
 from wrenn_server.db import identities as db_identities
@@ -208,6 +208,7 @@ async def delete(cp: ControlPlane, caller: Caller, confirmation: str) -> None:
             alone.append(team.id)
         for team_id in alone:
             await db_teams.set_deleted(tx, team_id)
+            await pools.close_in(tx, team_id, user.id)
         await db_teams.remove_everywhere(tx, user.id)
         await db_sessions.delete_of_user(tx, user.id)
         await db_users.forget(tx, user.id)

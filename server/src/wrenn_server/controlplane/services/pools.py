@@ -6,6 +6,7 @@ What a start for which there is no room can do is in `admission.py`.
 from dataclasses import dataclass
 
 from wrenn_server.controlplane.context import ControlPlane
+from wrenn_server.controlplane.services import ledger
 from wrenn_server.db import api_keys as db_api_keys
 from wrenn_server.db import pools as db_pools
 from wrenn_server.db.pool import Connection
@@ -66,10 +67,13 @@ async def set_size(cp: ControlPlane, team_id: str, wanted: Wanted, changed_by: s
                 raise Conflict("the pool was opened by somebody else", code="pool_changed", retryable=True)
             drawn = await db_pools.drawn(tx, team_id)
             _demand_covers(wanted.size, drawn)
+            await ledger.demand_within(tx, team_id, None, wanted.size, wanted.spend_limit)
             await db_pools.open(tx, team_id, wanted.size, wanted.spend_limit, drawn)
         else:
             _demand_covers(wanted.size, before.drawn)
             limit = before.spend_limit if wanted.keep_limit else wanted.spend_limit
+            await ledger.charge(tx, before)
+            await ledger.demand_within(tx, team_id, before.bought, wanted.size, limit)
             await db_pools.resize(tx, team_id, wanted.size, limit)
         pool = await _written(tx, team_id)
         await db_pools.note(tx, "resize" if before else "open", pool, changed_by)
@@ -88,6 +92,7 @@ async def close_in(tx: Connection, team_id: str, changed_by: str | None) -> bool
     pool = await db_pools.lock(tx, team_id)
     if pool is None:
         return False
+    await ledger.charge(tx, pool)
     await db_pools.close(tx, team_id)
     await db_pools.note(tx, "close", pool, changed_by)
     return True

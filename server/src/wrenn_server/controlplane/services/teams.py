@@ -9,7 +9,7 @@ import secrets
 from typing import Literal
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.controlplane.services import mail, sandboxes
+from wrenn_server.controlplane.services import mail, pools, sandboxes
 from wrenn_server.controlplane.services.users import Caller, digest
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import teams as db_teams
@@ -80,6 +80,7 @@ async def delete(cp: ControlPlane, caller: Caller, team_id: str) -> None:
         if len(await db_teams.of_user(tx, _person(caller))) == 1:
             raise Conflict("this is your only team", code="last_team", hint="make or join another one before")
         await db_teams.set_deleted(tx, team_id)
+        await pools.close_in(tx, team_id, caller.user_id)
     end_sandboxes(cp)
 
 

@@ -16,7 +16,7 @@ CREATE TABLE rate_card (
 );
 INSERT INTO rate_card (effective_from, currency, vcpu_hour, gib_hour, gib_month, metered_vcpu_hour, metered_gib_hour,
                        metered_gib_month)
-     VALUES ('-infinity', 'USD', 0, 0, 0, 0, 0, 0);
+     VALUES ('1970-01-01Z', 'USD', 0, 0, 0, 0, 0, 0);
 
 CREATE TABLE plans (
     name        text PRIMARY KEY,
