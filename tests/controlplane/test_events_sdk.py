@@ -2,61 +2,35 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compat.environments import HERE, TOOLS, kept
+from support.published import published, started
 from support.simulated import World, eventually
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.errors import Unavailable
 
+__all__ = ["published"]
+
 PROGRAM = Path(__file__).with_name("wrenn_sdk_events.py")
-
-
-def install(place: Path, files: list[Path]) -> None:
-    """It asks for Python 3.13 and uses nothing of it: pip can be told so, uv cannot."""
-    [requirements] = files
-    environment = [TOOLS / "uv", "venv", "--quiet", "--allow-existing", "--python", sys.executable, place]
-    subprocess.run(environment, check=True, timeout=120)
-    pip = [sys.executable, "-m", "pip", "--python", place / "bin/python", "install", "--quiet", "--no-deps"]
-    packages = ["--ignore-requires-python", "--require-hashes", "-r", requirements]
-    subprocess.run([*pip, *packages], check=True, timeout=300)
-
-
-@pytest.fixture(scope="session")
-def python() -> Path:
-    return kept([HERE / "sdks/wrenn-0.3.0.txt"], install) / "bin/python"
 
 
 @pytest.mark.parametrize("half", ["sync", "async"])
 async def test_it_understands_every_event(
-    world: World, host: SimulatedAgent, python: Path, half: str
+    world: World, host: SimulatedAgent, published: Path, half: str
 ) -> None:
     count = 12
-    environ = {**os.environ, "WRENN_API_KEY": world.admin.api_key, "NO_PROXY": "*"}
-    environ.pop("PYTHONPATH", None)
-    process = await asyncio.create_subprocess_exec(
-        python, "-I", PROGRAM, world.url, str(count + 1), half,
-        env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
+    async with started(world, published, PROGRAM, str(count + 1), half) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         connected = await process.stdout.readline()
         assert connected, (await process.stderr.read()).decode()
         assert json.loads(connected)["event"] == "connected"
         await everything_that_happens(world, host)
         async with asyncio.timeout(30):
             out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
     assert process.returncode == 0, err.decode()
     told: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
     assert len(told) == count

@@ -242,6 +242,12 @@ class Snapshot(Struct, kw_only=True):
     size_bytes: Annotated[int, Meta(description="That it takes on its host's disk")]
     host_id: str | UnsetType = UNSET
     created_at: Time
+    name: Annotated[str, Meta(description="The first of `names`, without the tag `default`; or the id")]
+    type: Annotated[Literal["snapshot"], Meta(description="For the `wrenn` 0.3 SDK, as the two below")] = (
+        "snapshot"
+    )
+    platform: bool = False
+    protected: bool = False
 
 
 # Programs

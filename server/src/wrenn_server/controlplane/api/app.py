@@ -33,6 +33,7 @@ from wrenn_server.controlplane.api import (
     templates,
 )
 from wrenn_server.controlplane.api.auth import Cp
+from wrenn_server.controlplane.capsules import app as capsules
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.e2b import app as e2b
@@ -64,7 +65,8 @@ async def metrics(cp: Cp) -> Response[bytes]:
 
 def build(cp: ControlPlane) -> ASGIApp:
     # Outside of Litestar, whose own middleware does not see paths and methods that it does not know.
-    return http.outermost(audit.audited(e2b.beside(litestar(cp), e2b.litestar(cp)), cp))
+    native = e2b.beside(litestar(cp), e2b.litestar(cp))
+    return http.outermost(audit.audited(capsules.beside(native, capsules.litestar(cp)), cp))
 
 
 def litestar(cp: ControlPlane | None) -> Litestar:
@@ -85,8 +87,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                     *snapshots.ROUTES,
                     *events.ROUTES,
                     samples.metrics,
-                    *exec.ROUTES,
-                    *files.ROUTES,
+                    Router("/v1/sandboxes", route_handlers=[*exec.ROUTES, *files.ROUTES]),
                     *api_keys.ROUTES,
                     *teams.CALLER_ROUTES,
                     templates.listing,

@@ -1,4 +1,4 @@
-"""`/v1/sandboxes/{id}/exec` and `/processes`."""
+"""`/exec` and `/processes`, below the path of a sandbox: `/v1/sandboxes/{id}`, `/v1/capsules/{id}`."""
 
 import secrets
 from typing import Literal
@@ -15,7 +15,7 @@ from wrenn_server.wire.envd import Selector
 
 
 @post(
-    "/v1/sandboxes/{sandbox_id:str}/exec",
+    "/{sandbox_id:str}/exec",
     operation_id="exec",
     tags=["programs"],
     status_code=200,
@@ -57,16 +57,14 @@ async def run(
     )
 
 
-@get("/v1/sandboxes/{sandbox_id:str}/processes", operation_id="listProcesses", tags=["programs"])
+@get("/{sandbox_id:str}/processes", operation_id="listProcesses", tags=["programs"])
 async def processes(cp: Cp, caller: Who, sandbox_id: FromPath[str]) -> schema.ProcessList:
     """Programs that run in the sandbox and were started through the API."""
     where = await guest.awake(cp, caller.team_id, sandbox_id)
     return schema.ProcessList([shape.process(info) for info in await exec.processes(cp, where)])
 
 
-@delete(
-    "/v1/sandboxes/{sandbox_id:str}/processes/{process:str}", operation_id="killProcess", tags=["programs"]
-)
+@delete("/{sandbox_id:str}/processes/{process:str}", operation_id="killProcess", tags=["programs"])
 async def kill(
     cp: Cp,
     caller: Who,

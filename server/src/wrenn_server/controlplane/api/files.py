@@ -1,4 +1,4 @@
-"""`/v1/sandboxes/{id}/files`."""
+"""`/files`, below the path of a sandbox: `/v1/sandboxes/{id}`, `/v1/capsules/{id}`."""
 
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AsyncExitStack
@@ -16,7 +16,7 @@ from wrenn_server.controlplane.services import files, guest
 
 
 @post(
-    "/v1/sandboxes/{sandbox_id:str}/files/write",
+    "/{sandbox_id:str}/files/write",
     operation_id="writeFile",
     tags=["files"],
     status_code=204,
@@ -30,7 +30,7 @@ async def write(cp: Cp, caller: Who, sandbox_id: FromPath[str], request: Request
 
 
 @post(
-    "/v1/sandboxes/{sandbox_id:str}/files/read",
+    "/{sandbox_id:str}/files/read",
     operation_id="readFile",
     tags=["files"],
     status_code=200,
@@ -47,7 +47,7 @@ async def read(cp: Cp, caller: Who, sandbox_id: FromPath[str], data: JSONBody[sc
 
 
 @post(
-    "/v1/sandboxes/{sandbox_id:str}/files/list",
+    "/{sandbox_id:str}/files/list",
     operation_id="listFiles",
     tags=["files"],
     status_code=200,

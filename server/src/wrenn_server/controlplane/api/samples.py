@@ -17,7 +17,16 @@ BATCH_BODY = 4 * 1024 * 1024
 """Bytes of 10,000 samples, and some."""
 _LAST_MOMENT = 253402300799
 """Of the year 9999, in Unix seconds."""
-_RANGES = {"5m": 300, "10m": 600, "1h": 3600, "2h": 7200, "6h": 21600, "12h": 43200, "24h": 86400}
+Range = Literal["5m", "10m", "1h", "2h", "6h", "12h", "24h"]
+RANGES: dict[Range, int] = {
+    "5m": 300,
+    "10m": 600,
+    "1h": 3600,
+    "2h": 7200,
+    "6h": 21600,
+    "12h": 43200,
+    "24h": 86400,
+}
 
 UnixSeconds = Annotated[int | None, QueryParameter(ge=0, le=_LAST_MOMENT, description="Unix seconds")]
 
@@ -40,7 +49,7 @@ async def metrics(
     caller: Who,
     sandbox_id: FromPath[str],
     range: Annotated[
-        Literal["5m", "10m", "1h", "2h", "6h", "12h", "24h"] | None,
+        Range | None,
         QueryParameter(description="Until now; in place of `start` and `end`. Without all three: 10m"),
     ] = None,
     start: UnixSeconds = None,
@@ -52,7 +61,7 @@ async def metrics(
         raise InvalidRequest("give either range, or start and end")
     first, last = _moment(start), _moment(end)
     if (start, end) == (None, None):
-        first = datetime.now(UTC) - timedelta(seconds=_RANGES[range or "10m"])
+        first = datetime.now(UTC) - timedelta(seconds=RANGES[range or "10m"])
     found = await samples.between(cp, caller.team_id, sandbox_id, start=first, end=last)
     return schema.Metrics(sandbox_id=sandbox_id, points=[shape.metrics_point(row) for row in found])
 

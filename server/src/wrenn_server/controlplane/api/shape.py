@@ -14,6 +14,7 @@ from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.db.templates import TemplateRow
 from wrenn_server.model.sandbox import Reason
+from wrenn_server.model.template import DEFAULT_TAG
 from wrenn_server.wire import agent
 
 T = TypeVar("T")
@@ -115,7 +116,13 @@ def snapshot(row: SnapshotRow) -> schema.Snapshot:
         size_bytes=row.size_bytes,
         host_id=or_unset(row.host_id),
         created_at=row.created_at,
+        name=snapshot_name(row),
     )
+
+
+def snapshot_name(row: SnapshotRow) -> str:
+    """The shortest text that leads to it: its name, or else its id."""
+    return row.names[0].removesuffix(f":{DEFAULT_TAG}") if row.names else row.id
 
 
 def process(info: ProcessInfo) -> schema.Process:

@@ -12,7 +12,7 @@ from wrenn_server.db.events import EventRow, SandboxThen
 from wrenn_server.model.sandbox import State
 
 _PUBLISHED_TYPES = {"sandbox": "capsule", "snapshot": "template.snapshot", "host": "host"}
-_PUBLISHED_STATES: dict[State, schema_events.CapsuleStatus] = {
+CAPSULE_STATUS: dict[State, schema_events.CapsuleStatus] = {
     State.STARTING: "starting",
     State.RUNNING: "running",
     State.PAUSING: "pausing",
@@ -46,7 +46,7 @@ def event(row: EventRow) -> schema_events.Event:
 def _sandbox_then(id: str, then: SandboxThen) -> schema_events.EventSandbox:
     return schema_events.EventSandbox(
         id=id,
-        status=_PUBLISHED_STATES[then.state],
+        status=CAPSULE_STATUS[then.state],
         state=then.state,
         template=then.template,
         vcpus=then.vcpus,

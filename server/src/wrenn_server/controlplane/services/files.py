@@ -45,6 +45,14 @@ class _ListDir(msgspec.Struct):
     depth: int
 
 
+class _Path(msgspec.Struct):
+    path: str
+
+
+class _Made(msgspec.Struct):
+    entry: Entry
+
+
 class _Failure(msgspec.Struct):
     message: str = ""
 
@@ -53,6 +61,19 @@ async def listing(cp: ControlPlane, guest: Guest, path: str, depth: int) -> list
     """:raises NotFound: :raises InvalidRequest: not a directory"""
     request = _ListDir(path, depth)
     return (await guests.unary(cp, guest, "filesystem.Filesystem/ListDir", request, _Listing)).entries
+
+
+async def make_dir(cp: ControlPlane, guest: Guest, path: str) -> Entry:
+    """With its parents. :raises Conflict: something is there; :raises InvalidRequest:"""
+    return (await guests.unary(cp, guest, "filesystem.Filesystem/MakeDir", _Path(path), _Made)).entry
+
+
+async def remove(cp: ControlPlane, guest: Guest, path: str) -> None:
+    """With all that is in it. :raises NotFound:"""
+    request = _Path(path)
+    # envd takes what is not there for removed.
+    await guests.unary(cp, guest, "filesystem.Filesystem/Stat", request, msgspec.Raw)
+    await guests.unary(cp, guest, "filesystem.Filesystem/Remove", request, msgspec.Raw)
 
 
 @asynccontextmanager

@@ -24,16 +24,27 @@ log = structlog.get_logger()
 
 
 async def create(
-    cp: ControlPlane, team_id: str, sandbox_id: str, *, name: str | None = None, memory: bool = True
+    cp: ControlPlane,
+    team_id: str,
+    sandbox_id: str,
+    *,
+    name: str | None = None,
+    memory: bool = True,
+    replace: bool = True,
 ) -> SnapshotRow:
     """A snapshot of a running sandbox, which goes on. Answers when it is on the host's disk.
 
     :param name: `name` or `name:tag` that shall lead to it from now on
     :param memory: False: the disk alone, so that sandboxes made of it boot
-    :raises InvalidRequest: the name cannot be one; :raises Conflict: the sandbox does not run
+    :param replace: False: a name that leads to another snapshot already is refused
+    :raises InvalidRequest: the name cannot be one
+    :raises Conflict: the sandbox does not run; `template_name_taken`
     """
     wanted = None if name is None else templates.snapshot_name(name)
-    return await cp.work.finish(_create(cp, team_id, sandbox_id, wanted, memory), f"snapshot {sandbox_id}")
+    if wanted is not None and not replace:
+        await templates.demand_free(cp, team_id, *wanted)
+    work = _create(cp, team_id, sandbox_id, wanted, memory=memory, replace=replace)
+    return await cp.work.finish(work, f"snapshot {sandbox_id}")
 
 
 async def page(
@@ -95,7 +106,13 @@ async def remove(cp: ControlPlane, row: SnapshotRow) -> None:
 
 
 async def _create(
-    cp: ControlPlane, team_id: str, sandbox_id: str, name: tuple[str, str] | None, memory: bool
+    cp: ControlPlane,
+    team_id: str,
+    sandbox_id: str,
+    name: tuple[str, str] | None,
+    *,
+    memory: bool,
+    replace: bool,
 ) -> SnapshotRow:
     source = await sandboxes.get(cp, team_id, sandbox_id)
     sandboxes.demand(source, State.RUNNING, "snapshot")
@@ -115,14 +132,17 @@ async def _create(
             log.warning(
                 "snapshot failed", action="snapshot_failed", sandbox_id=source.id, error=error.message
             )
-            if await db_snapshots.give_up(cp.db, snapshot_id):
-                cp.work.later(_remove(cp, new), f"clear up {snapshot_id}")
+            await _give_up(cp, new)
             raise await outcomes.failed(cp, source, host, error, "snapshot") from error
         crash_point("snapshot.host_answered")
-        async with cp.db.transaction() as tx:
-            settled = await db_snapshots.settle(tx, snapshot_id, report.size_bytes)
-            if settled and name is not None:
-                await templates.put(tx, team_id, *name, snapshot_id)
+        try:
+            async with cp.db.transaction() as tx:
+                settled = await db_snapshots.settle(tx, snapshot_id, report.size_bytes)
+                if settled and name is not None:
+                    await templates.put(tx, team_id, *name, snapshot_id, replace=replace)
+        except Conflict:  # somebody else has taken the name meanwhile
+            await _give_up(cp, new)
+            raise
         crash_point("snapshot.row_settled")
         made = await db_snapshots.get(cp.db, snapshot_id) if settled else None
         if made is None:
@@ -169,6 +189,11 @@ async def _named(cp: ControlPlane, team_id: str, text: str) -> tuple[str | None,
         return None, [template.snapshot_id]
     tags = await db_templates.tags(cp.db, template.id)
     return template.id, sorted({tag.snapshot_id for tag in tags})
+
+
+async def _give_up(cp: ControlPlane, row: SnapshotRow) -> None:
+    if await db_snapshots.give_up(cp.db, row.id):
+        cp.work.later(_remove(cp, row), f"clear up {row.id}")
 
 
 async def _remove(cp: ControlPlane, row: SnapshotRow) -> None:

@@ -12,7 +12,7 @@ from wrenn_server.db import templates as db_templates
 from wrenn_server.db.pool import Executor
 from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.db.templates import FoundRow, SummaryRow, TagRow, TemplateRow
-from wrenn_server.model.errors import Forbidden, InvalidRequest, NotFound
+from wrenn_server.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from wrenn_server.model.ids import new_template_id, parse_snapshot_id
 from wrenn_server.model.snapshot import SnapshotState
 from wrenn_server.model.template import DEFAULT_TAG, Reference, new_name, new_tag, parse_reference
@@ -120,9 +120,23 @@ def snapshot_name(text: str) -> tuple[str, str]:
     return new_name(reference.name), new_tag(reference.tag or DEFAULT_TAG)
 
 
-async def put(tx: Executor, team_id: str, name: str, tag: str, snapshot_id: str) -> None:
-    """`name:tag` leads to the snapshot from now on; the template is made when it is not there."""
-    template = await db_templates.ensure(tx, new_template_id(), team_id, name)
+async def demand_free(cp: ControlPlane, team_id: str, name: str, tag: str) -> None:
+    """:raises Conflict: `template_name_taken`, `name:tag` of the team leads to a snapshot"""
+    found = await db_templates.find(cp.db, team_id, [name], tag)
+    if found is not None and found.team_id == team_id and found.snapshot_id is not None:
+        raise _taken(name, tag)
+
+
+async def put(
+    tx: Executor, team_id: str, name: str, tag: str, snapshot_id: str, *, replace: bool = True
+) -> None:
+    """`name:tag` leads to the snapshot from now on; the template is made when it is not there.
+
+    :raises Conflict: `template_name_taken`, it leads to another one, and may not be replaced
+    """
+    template = await db_templates.ensure(tx, new_template_id(), team_id, name)  # locks it
+    if not replace and await db_templates.tag(tx, template.id, tag) is not None:
+        raise _taken(name, tag)
     await db_templates.set_tags(tx, template.id, [tag], snapshot_id)
 
 
@@ -164,6 +178,15 @@ async def tags(cp: ControlPlane, team_id: str, text: str) -> list[TagRow]:
     """Of the template, newest first. :raises NotFound:"""
     template = await find(cp, team_id, parse_reference(text), text)
     return await db_templates.tags(cp.db, template.id)
+
+
+def _taken(name: str, tag: str) -> Conflict:
+    shown = name if tag == DEFAULT_TAG else f"{name}:{tag}"
+    return Conflict(
+        f"the name {shown} leads to another snapshot already",
+        code="template_name_taken",
+        hint="choose another name, or delete that snapshot first",
+    )
 
 
 def not_found(text: str) -> NotFound:
