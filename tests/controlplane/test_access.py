@@ -178,6 +178,9 @@ async def foreign_things(world: World, who: Person) -> dict[str, str]:
     }
     invited = await who.client.post(f"/v1/teams/{who.team_id}/members", {"email": "guest@example.com"})
     found["invitation_id"] = invited.json()["id"]
+    hook = (await who.client.post("/v1/webhooks", {"url": "https://127.0.0.1:1/"})).json()["id"]
+    found["webhook_id"] = found["channel_id"] = hook
+    found["delivery_id"] = (await who.client.post(f"/v1/channels/{hook}/test")).json()["id"]
     return found
 
 

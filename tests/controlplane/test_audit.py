@@ -123,6 +123,14 @@ async def test_log_ins(world: World) -> None:
     assert PASSWORD not in str(await rows(world))
 
 
+async def test_a_log_in_with_another_site_that_is_refused(world: World) -> None:
+    answer = await world.api.raw("GET", "/v1/auth/oauth/github/callback", params={"code": "x", "state": "y"})
+    row = await by_request(world, answer)
+    assert (row["operation"], row["method"], row["chain"]) == ("finishOAuth", "GET", PLATFORM)
+    assert (row["resource_type"], row["resource_id"]) == ("provider", "github")
+    assert row["code"] == answer.json()["error"]["code"]
+
+
 async def test_what_changes_nothing_leaves_nothing(world: World, host: SimulatedAgent) -> None:
     before = len(await rows(world))
     await world.api.get("/v1/sandboxes")

@@ -15,6 +15,7 @@ from wrenn_server.db import users as db_users
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.ids import (
     new_cap_id,
+    new_channel_id,
     new_host_id,
     new_invitation_id,
     new_invoice_id,
@@ -44,6 +45,9 @@ IDS = {
     "user_id": new_user_id,
     "session_id": new_session_id,
     "invitation_id": new_invitation_id,
+    "channel_id": new_channel_id,
+    "webhook_id": new_channel_id,
+    "delivery_id": lambda: "dlv_" + "0" * 20,
 }
 
 

@@ -56,6 +56,13 @@ def test_tls_is_a_port_beside_the_plain_one() -> None:
             load(half, None)
 
 
+def test_where_webhooks_may_lead() -> None:
+    assert not load({}, None).webhooks_private
+    assert load({"CP_WEBHOOKS_PRIVATE": "true"}, None).webhooks_private
+    with pytest.raises(ConfigError, match="CP_WEBHOOKS_PRIVATE"):
+        load({"CP_WEBHOOKS_PRIVATE": "perhaps"}, None)
+
+
 def test_the_domain_of_the_ports() -> None:
     assert load({}, None).proxy_domain is None
     for text in ("sandboxes.example.com", "localhost:8000", "Example.com:443"):

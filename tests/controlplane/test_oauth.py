@@ -126,6 +126,13 @@ async def platform(database_url: str, github: FakeGitHub) -> AsyncIterator[World
 async def test_a_log_in_makes_an_account_once(platform: World, github: FakeGitHub) -> None:
     location, cookies = await log_in(platform, github)
     assert location == "http://wrenn.example/"
+    on_record = await platform.cp.db.fetchrow("SELECT * FROM audit_logs WHERE operation = 'finishOAuth'")
+    assert on_record is not None
+    assert (on_record["actor_type"], on_record["actor_name"], on_record["code"]) == (
+        "user",
+        "ada@example.com",
+        None,
+    )
     me = (await browser(platform, cookies).get("/v1/me")).json()
     assert (me["email"], me["name"], me["has_password"], me["providers"]) == (
         "ada@example.com", "Ada L.", False, ["github"],
@@ -150,6 +157,9 @@ async def test_an_address_that_is_known_here_is_not_taken_over(
     ada = await sign_up(platform, mailbox, "ada@example.com")
     location, cookies = await log_in(platform, github)
     assert location == "http://wrenn.example/?error=email_taken"
+    on_record = await platform.cp.db.fetchrow("SELECT * FROM audit_logs WHERE operation = 'finishOAuth'")
+    assert on_record is not None
+    assert (on_record["actor_type"], on_record["code"]) == ("anonymous", "email_taken")
     assert not cookies.get("wrenn_session")
     await link(platform, github, ada)
     _, cookies = await log_in(platform, github)

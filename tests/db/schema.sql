@@ -78,17 +78,28 @@ DECLARE
     head bigint;
     teams text[];
     count integer;
+    told integer;
 BEGIN
     SELECT position INTO head FROM event_head FOR UPDATE;
     WITH new AS (
         SELECT sequence, row_number() OVER (ORDER BY sequence) AS number
           FROM (SELECT sequence FROM events WHERE position IS NULL ORDER BY sequence LIMIT at_most) oldest),
     numbered AS (
-        UPDATE events e SET position = head + new.number FROM new WHERE e.sequence = new.sequence RETURNING e.team_id)
-    SELECT array_agg(DISTINCT coalesce(team_id, '')), count(*) INTO teams, count FROM numbered;
+        UPDATE events e SET position = head + new.number FROM new WHERE e.sequence = new.sequence
+        RETURNING e.id, e.team_id, e.type, e.position),
+    delivered AS (
+        INSERT INTO deliveries (channel_id, event_id, type)
+        SELECT c.id, n.id, n.type FROM numbered n JOIN channels c ON c.team_id = n.team_id
+         WHERE c.enabled AND c.events && ARRAY[n.type, '*'] ORDER BY n.position
+        RETURNING 1)
+    SELECT (SELECT array_agg(DISTINCT coalesce(team_id, '')) FROM numbered), (SELECT count(*) FROM numbered),
+           (SELECT count(*) FROM delivered) INTO teams, count, told;
     IF count > 0 THEN
         UPDATE event_head SET position = head + count;
         PERFORM pg_notify('wrenn', 'events ' || team) FROM unnest(teams) AS team;
+    END IF;
+    IF told > 0 THEN
+        PERFORM pg_notify('wrenn', 'deliveries');
     END IF;
     RETURN count;
 END $$;
@@ -418,6 +429,49 @@ CREATE TABLE public.audit_heads (
     chain text NOT NULL,
     number bigint DEFAULT 0 NOT NULL,
     digest bytea DEFAULT '\x'::bytea NOT NULL
+);
+CREATE TABLE public.channels (
+    id text NOT NULL,
+    team_id text NOT NULL,
+    name text NOT NULL,
+    provider text NOT NULL,
+    events text[] NOT NULL,
+    config bytea NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT channels_provider_check CHECK ((provider = ANY (ARRAY['webhook'::text, 'slack'::text, 'discord'::text, 'teams'::text, 'googlechat'::text, 'telegram'::text, 'matrix'::text])))
+);
+CREATE TABLE public.deliveries (
+    sequence bigint NOT NULL,
+    id text DEFAULT ('dlv_'::text || substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 1, 20)) NOT NULL,
+    channel_id text NOT NULL,
+    event_id text,
+    type text NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    restarted integer DEFAULT 0 NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text])))
+);
+ALTER TABLE public.deliveries ALTER COLUMN sequence ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.deliveries_sequence_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.delivery_attempts (
+    delivery_id text NOT NULL,
+    number integer NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    duration_ms integer NOT NULL,
+    status integer,
+    error text,
+    answer text NOT NULL
 );
 CREATE TABLE public.draws (
     sandbox_id text NOT NULL,
@@ -797,6 +851,16 @@ ALTER TABLE ONLY public.audit_logs
     ADD CONSTRAINT audit_logs_id_key UNIQUE (id);
 ALTER TABLE ONLY public.audit_logs
     ADD CONSTRAINT audit_logs_pkey PRIMARY KEY (chain, number);
+ALTER TABLE ONLY public.channels
+    ADD CONSTRAINT channels_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.channels
+    ADD CONSTRAINT channels_team_id_name_key UNIQUE (team_id, name);
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT deliveries_id_key UNIQUE (id);
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (sequence);
+ALTER TABLE ONLY public.delivery_attempts
+    ADD CONSTRAINT delivery_attempts_pkey PRIMARY KEY (delivery_id, number);
 ALTER TABLE ONLY public.event_head
     ADD CONSTRAINT event_head_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.events
@@ -888,6 +952,9 @@ ALTER TABLE ONLY public.users
 CREATE INDEX api_keys_sandbox ON public.api_keys USING btree (sandbox_id) WHERE (sandbox_id IS NOT NULL);
 CREATE INDEX api_keys_team ON public.api_keys USING btree (team_id, created_at);
 CREATE INDEX audit_logs_at ON public.audit_logs USING btree (chain, at);
+CREATE INDEX deliveries_channel ON public.deliveries USING btree (channel_id, sequence);
+CREATE INDEX deliveries_created ON public.deliveries USING btree (created_at);
+CREATE INDEX deliveries_due ON public.deliveries USING btree (next_at) WHERE (state = 'pending'::text);
 CREATE UNIQUE INDEX draws_open ON public.draws USING btree (sandbox_id) WHERE (ended_at IS NULL);
 CREATE INDEX draws_team ON public.draws USING btree (team_id, ended_at) WHERE (ended_at IS NOT NULL);
 CREATE INDEX draws_team_open ON public.draws USING btree (team_id) WHERE (ended_at IS NULL);
@@ -938,6 +1005,12 @@ ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_sandbox_id_fkey FOREIGN KEY (sandbox_id) REFERENCES public.sandboxes(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.channels
+    ADD CONSTRAINT channels_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT deliveries_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES public.channels(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.delivery_attempts
+    ADD CONSTRAINT delivery_attempts_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES public.deliveries(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.host_tokens
     ADD CONSTRAINT host_tokens_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.hosts

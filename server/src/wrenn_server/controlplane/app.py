@@ -17,18 +17,19 @@ import structlog
 
 from wrenn_server.controlplane import hosts_client, keys, metrics, seen, work
 from wrenn_server.controlplane.api import app as api
+from wrenn_server.controlplane.api import shape_channels
 from wrenn_server.controlplane.certificate import Certificate
 from wrenn_server.controlplane.config import Config, Tls
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import drains as reconcile_drains
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.controlplane.reconcile import invoices as reconcile_invoices
-from wrenn_server.controlplane.reconcile import loop
+from wrenn_server.controlplane.reconcile import loop, webhooks
 from wrenn_server.controlplane.reconcile import people as reconcile_people
 from wrenn_server.controlplane.reconcile import samples as reconcile_samples
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
-from wrenn_server.controlplane.services import events, idempotency, routes, wakes
+from wrenn_server.controlplane.services import deliveries, events, idempotency, routes, wakes
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.traffic import Traffic
 from wrenn_server.controlplane.workers import Place
@@ -127,6 +128,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             ("people", reconcile_people.converge, reconcile_people.INTERVAL, None),
             ("idempotency", idempotency.expire, idempotency.EXPIRE_INTERVAL, None),
             ("events", events.publish, events.PUBLISH_INTERVAL, cp.feed.new),
+            ("old deliveries", deliveries.expire, deliveries.EXPIRE_INTERVAL, None),
             ("old events", events.expire, events.EXPIRE_INTERVAL, None),
             ("invoices", reconcile_invoices.converge, reconcile_invoices.INTERVAL, None),
             ("samples", reconcile_samples.converge, reconcile_samples.INTERVAL, None),
@@ -135,6 +137,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             stack.enter_context(
                 _kept(loop.forever(name, partial(once, cp), interval=interval, wake=wake), name)
             )
+        await stack.enter_async_context(webhooks.delivering(cp, shape_channels.body))
         yield cp
 
 

@@ -88,6 +88,8 @@ class Config:
     trusted_proxies: Networks = field(default_factory=lambda: Networks(""))
     """CP_TRUSTED_PROXIES: whose X-Forwarded-* are believed"""
 
+    webhooks_private: bool = False
+    """CP_WEBHOOKS_PRIVATE: webhooks and channels may lead to private addresses, too"""
     public_url: str = "http://localhost:8000"
     """CP_PUBLIC_URL: what links in mails begin with"""
     signup: bool = True
@@ -125,6 +127,7 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
         ("WRENN_DATA_DIR", "data_dir", _path),
         ("CP_PROXY_DOMAIN", "proxy_domain", _domain),
         ("CP_WORKERS", "workers", _workers),
+        ("CP_WEBHOOKS_PRIVATE", "webhooks_private", _yes_or_no),
         ("CP_TRUSTED_PROXIES", "trusted_proxies", Networks),
         ("CP_PUBLIC_URL", "public_url", _url),
         ("CP_SIGNUP", "signup", _yes_or_no),

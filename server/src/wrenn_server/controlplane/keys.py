@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from wrenn_server.controlplane import sealer
+from wrenn_server.controlplane.sealer import Sealer
 from wrenn_server.db import platform_keys
 from wrenn_server.db.pool import Database
 from wrenn_server.model.address import Address
@@ -78,6 +80,7 @@ class Keys:
     signing_public_pem: str
     ca: ec.EllipticCurvePrivateKey = field(repr=False)
     ca_certificate: x509.Certificate
+    sealer: Sealer = field(repr=False)
     _calls: dict[str, tuple[float, str]] = field(default_factory=dict[str, tuple[float, str]], repr=False)
 
     @property
@@ -194,6 +197,7 @@ async def load(db: Database) -> Keys:
     """Makes the keys when there are none. Replicas that start at once end up with the same."""
     signing = await _get_or_insert(db, "signing", _new_signing)
     ca = await _get_or_insert(db, "ca", _new_ca)
+    sealing = await _get_or_insert(db, "sealing", sealer.new)
     signing_key = serialization.load_pem_private_key(signing.private_pem.encode(), None)
     ca_key = serialization.load_pem_private_key(ca.private_pem.encode(), None)
     if not isinstance(signing_key, ed25519.Ed25519PrivateKey) or not isinstance(
@@ -201,7 +205,11 @@ async def load(db: Database) -> Keys:
     ):
         raise TypeError("table platform_keys holds keys of another kind")
     return Keys(
-        signing_key, signing.public_pem, ca_key, x509.load_pem_x509_certificate(ca.public_pem.encode())
+        signing_key,
+        signing.public_pem,
+        ca_key,
+        x509.load_pem_x509_certificate(ca.public_pem.encode()),
+        Sealer(sealing.private_pem),
     )
 
 

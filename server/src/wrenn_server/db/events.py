@@ -98,11 +98,8 @@ async def page(
     return rows(records, EventRow)
 
 
-async def get(db: Executor, team_id: str, event_id: str) -> EventRow | None:
-    record = await db.fetchrow(
-        "SELECT * FROM events WHERE id = $1 AND team_id = $2 AND position IS NOT NULL", event_id, team_id
-    )
-    return row(record, EventRow)
+async def get(db: Executor, event_id: str) -> EventRow | None:
+    return row(await db.fetchrow("SELECT * FROM events WHERE id = $1", event_id), EventRow)
 
 
 async def expire(tx: Connection, keep_sec: float, limit: int) -> int:

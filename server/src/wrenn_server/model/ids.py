@@ -15,6 +15,7 @@ KeyId = NewType("KeyId", str)
 HostId = NewType("HostId", str)
 TemplateId = NewType("TemplateId", str)
 SnapshotId = NewType("SnapshotId", str)
+ChannelId = NewType("ChannelId", str)
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 LENGTH = 20
@@ -63,6 +64,10 @@ def new_invitation_id() -> str:
     return "inv_" + _random()
 
 
+def new_channel_id() -> ChannelId:
+    return ChannelId("chn_" + _random())
+
+
 def new_audit_id() -> str:
     return "log_" + _random()
 
@@ -98,3 +103,7 @@ def parse_template_id(text: str) -> TemplateId | None:
 
 def parse_snapshot_id(text: str) -> SnapshotId | None:
     return SnapshotId(text) if _parse("snap_", text) else None
+
+
+def parse_channel_id(text: str) -> ChannelId | None:
+    return ChannelId(text) if _parse("chn_", text) else None

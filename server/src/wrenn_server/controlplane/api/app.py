@@ -16,6 +16,7 @@ from wrenn_server.controlplane.api import (
     api_keys,
     audit,
     auth,
+    channels,
     events,
     exec,
     files,
@@ -31,6 +32,7 @@ from wrenn_server.controlplane.api import (
     snapshots,
     teams,
     templates,
+    webhooks,
 )
 from wrenn_server.controlplane.api.auth import Cp
 from wrenn_server.controlplane.capsules import app as capsules
@@ -86,6 +88,8 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                     *sandboxes.ROUTES,
                     *snapshots.ROUTES,
                     *events.ROUTES,
+                    *channels.ROUTES,
+                    *webhooks.ROUTES,
                     samples.metrics,
                     Router("/v1/sandboxes", route_handlers=[*exec.ROUTES, *files.ROUTES]),
                     *api_keys.ROUTES,

@@ -11,7 +11,7 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from wrenn_server.controlplane import schema, schema_events, schema_people, schema_pools
+from wrenn_server.controlplane import schema, schema_channels, schema_events, schema_people, schema_pools
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -66,6 +66,17 @@ _UPLOAD = {
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
+_PAGED = (
+    "/v1/sandboxes",
+    "/v1/snapshots",
+    "/v1/events",
+    "/v1/audit-logs",
+    "/v1/admin/audit-logs",
+    "/v1/channels/{channel_id}/deliveries",
+    "/v1/pool/history",
+)
+
+
 def describe(app: Litestar) -> dict[str, Any]:
     """OpenAPI 3.1. What Litestar cannot know from types is added here."""
     document: dict[str, Any] = app.openapi_schema.to_schema()
@@ -95,14 +106,7 @@ def describe(app: Litestar) -> dict[str, Any]:
         ("/v1/audit-logs/export", "application/jsonl"),
     ):
         paths[path]["get"]["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}}}
-    for path in (
-        "/v1/sandboxes",
-        "/v1/snapshots",
-        "/v1/events",
-        "/v1/audit-logs",
-        "/v1/admin/audit-logs",
-        "/v1/pool/history",
-    ):
+    for path in _PAGED:
         paths[path]["get"]["responses"]["200"]["headers"] = {
             "X-Next-Cursor": {
                 "schema": {"type": "string"},
@@ -117,7 +121,7 @@ def _components(names: set[str]) -> dict[str, Any]:
     types = {
         name: value
         # Of two with one name, that of the API
-        for module in (agent, schema_events, schema, schema_people, schema_pools)
+        for module in (agent, schema_channels, schema_events, schema, schema_people, schema_pools)
         for name, value in vars(module).items()
         if name in names and value.__module__ == module.__name__
     }

@@ -21,7 +21,7 @@ RETRY_SEC = 2.0
 _READ = 500
 _KINDS = {
     "key": "api_key", "usr": "user", "tpl": "template", "snap": "snapshot", "host": "host", "team": "team",
-    "whk": "webhook", "chn": "channel", "bld": "build", "inv": "invitation", "dlv": "delivery", "ses": "session",
+    "chn": "channel", "bld": "build", "inv": "invitation", "dlv": "delivery", "ses": "session",
 }  # fmt: skip
 """What ids begin with."""
 

@@ -10,6 +10,8 @@ class Feed:
     def __init__(self) -> None:
         self.new = asyncio.Event()
         """Set when there may be events without a position."""
+        self.deliveries = asyncio.Event()
+        """Set when there may be something to deliver."""
         self.closing = False
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
@@ -17,6 +19,8 @@ class Feed:
         """What `Routes.on_news` is told."""
         if kind == "event":
             self.new.set()
+        elif kind == "deliveries":
+            self.deliveries.set()
         elif kind == "events" and name:
             for change in self._waiting.get(name, ()):
                 change.set()
@@ -24,6 +28,7 @@ class Feed:
             self._wake_all()
             if not kind:
                 self.new.set()
+                self.deliveries.set()
 
     def close(self) -> None:
         """Streams end, and tell their readers to come back."""
