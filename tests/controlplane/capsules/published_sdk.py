@@ -33,12 +33,6 @@ WATCHED = [
     getattr(files, f"{A}Files"),
     getattr(pty, f"{A}PtySession"),
 ]
-LATER = {
-    f"{A}{name}"
-    for name in ("Capsule.pty", "Capsule.pty_connect", "Commands.connect", "Commands.stream", "PtySession.kill",
-                 "PtySession.resize", "PtySession.write")
-}  # fmt: skip
-"""They need WebSockets."""
 called: set[str] = set()
 
 
@@ -202,6 +196,63 @@ async def programs(capsule) -> None:
     assert handle.pid not in [p.pid for p in await done(capsule.commands.list())]
 
 
+async def streams(capsule) -> None:
+    events = [one async for one in each(capsule.commands.stream("echo out; echo err >&2; exit 3"))]
+    assert {one.type for one in events} == {"start", "stdout", "stderr", "exit"}
+    assert events[0].pid > 0
+    assert [one.data for one in events if one.type in ("stdout", "stderr")] in (
+        ["out\n", "err\n"],
+        ["err\n", "out\n"],
+    )
+    assert events[-1].exit_code == 3
+    [_, said, _] = [one async for one in each(capsule.commands.stream("printf", args=["%s", "a b"]))]
+    assert said.data == "a b"
+    [error] = [one async for one in each(capsule.commands.stream("/no/such", args=["x"]))]
+    assert error.type == "error"
+    handle = await done(capsule.commands.run("while :; do echo on; sleep 0.1; done", background=True))
+    followed = []
+    async for one in each(capsule.commands.connect(handle.pid)):
+        followed.append(one)
+        if one.type == "stdout":
+            await done(capsule.commands.kill(handle.pid))
+    assert (followed[0].pid, followed[-1].type) == (handle.pid, "exit")
+
+
+async def terminals(capsule) -> None:
+    async with inside(capsule.pty(cmd="/bin/sh", cols=100, rows=40, envs={"PS1": "$"}, cwd=SCRATCH)) as term:
+        await done(term.write(b"stty size; pwd; echo re''ady\n"))
+        seen = await shown(term, b"ready\r\n")
+        assert b"40 100\r\n" in seen
+        assert SCRATCH.encode() in seen
+        tag, pid = term.tag, term.pid
+        assert tag
+        await done(term.resize(120, 50))
+        await done(
+            term.write(b"while [ \"$(stty size)\" != '50 120' ]; do sleep 0.1; done; echo res''ized\n")
+        )
+        await shown(term, b"resized\r\n")
+    async with inside(capsule.pty_connect(tag)) as term:
+        await done(term.write(b"echo ag''ain\n"))
+        await shown(term, b"again\r\n")
+        assert (term.tag, term.pid) == (tag, pid)
+        await done(term.kill())
+        last = [one async for one in each(term)][-1]
+        assert (last.type, last.exit_code) == ("exit", -1)
+    async with inside(capsule.pty(cmd="/no/such")) as term:
+        [error] = [one async for one in each(term)]
+        assert (error.type, error.fatal) == ("error", True)
+
+
+async def shown(term, text: bytes) -> bytes:
+    seen = b""
+    async for event in each(term):
+        if event.type == "output":
+            seen += event.data
+        if text in seen:
+            return seen
+    raise AssertionError(f"the terminal has ended: {seen!r}")
+
+
 async def tree(capsule) -> None:
     place = f"{SCRATCH}/files"
     await done(capsule.files.write(f"{place}/a/text", "h\u00e9llo"))
@@ -245,11 +296,13 @@ async def everything() -> None:
     await resources()
     async with inside(await done(Capsule.create(wait=True))) as capsule:
         await programs(capsule)
+        await streams(capsule)
+        await terminals(capsule)
         await tree(capsule)
         await repositories(capsule)
         taken = await done(capsule.create_snapshot("saved"))
         assert taken.name == "saved"
-    missing = expected - called - LATER
+    missing = expected - called
     assert not missing, f"never called: {sorted(missing)}"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import uvicorn
 
+MAX_MESSAGE = 1024 * 1024
+"""Bytes of one message that comes through a WebSocket; what is longer ends it with code 1009."""
 _SECOND = 1.0
 
 
@@ -20,7 +22,14 @@ async def served(app: Any, listening: socket.socket) -> AsyncGenerator[None, Non
     """
     # The listener in front has told the truth about the client already, and written its own log.
     settings = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
     )
     server = _Server(settings)
     task = asyncio.create_task(server.serve(sockets=[listening]), name="api")

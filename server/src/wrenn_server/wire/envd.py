@@ -44,8 +44,20 @@ class ProcessConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     cwd: str | None = None
 
 
+class Size(msgspec.Struct, frozen=True):
+    """Of a terminal, in characters."""
+
+    cols: int
+    rows: int
+
+
+class Pty(msgspec.Struct):
+    size: Size
+
+
 class StartRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     process: ProcessConfig
+    pty: Pty | None = None
     tag: str | None = None
     stdin: bool | None = None
 
@@ -53,6 +65,24 @@ class StartRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Selector(msgspec.Struct, kw_only=True, omit_defaults=True):
     pid: int | None = None
     tag: str | None = None
+
+
+class ConnectRequest(msgspec.Struct):
+    process: Selector
+
+
+class UpdateRequest(msgspec.Struct):
+    process: Selector
+    pty: Pty
+
+
+class Input(msgspec.Struct):
+    pty: bytes
+
+
+class SendInputRequest(msgspec.Struct):
+    process: Selector
+    input: Input
 
 
 class StartEvent(msgspec.Struct):

@@ -30,8 +30,10 @@ from wrenn_server.controlplane.api import (
     sandboxes,
     sessions,
     snapshots,
+    streams,
     teams,
     templates,
+    terminals,
     webhooks,
 )
 from wrenn_server.controlplane.api.auth import Cp
@@ -82,6 +84,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             *accounts.OPEN_ROUTES,
             *oauth.OPEN_ROUTES,
             hosts.register,
+            Router("/v1/sandboxes", route_handlers=[*streams.ROUTES, *terminals.ROUTES]),
             Router(
                 "/",
                 route_handlers=[

@@ -21,8 +21,9 @@ from wrenn_server.controlplane.services import audit
 from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db.audit import PLATFORM, ActorType, AuditRow, Entry, Filter
 from wrenn_server.db.hosts import HostRow
-from wrenn_server.model.errors import InvalidRequest
+from wrenn_server.model.errors import InvalidRequest, WrennError
 from wrenn_server.model.ids import new_audit_id
+from wrenn_server.wire import problems
 
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 READING = frozenset({"readFile", "listFiles"})
@@ -64,6 +65,14 @@ def audited(app: ASGIApp, cp: ControlPlane) -> ASGIApp:
     return wrapped
 
 
+async def record_socket(cp: ControlPlane, scope: Mapping[str, Any], error: WrennError | None = None) -> None:
+    """A WebSocket is opened, or refused; nothing when nothing can be changed through it. On record when this returns."""
+    status, body = (101, b"") if error is None else (error.status, problems.encode(error, None))
+    entry = of_request({**scope, "method": "GET"}, status, body)
+    if entry is not None:
+        await audit.record(cp, entry)
+
+
 def of_request(scope: Mapping[str, Any], status: int, body: bytes) -> Entry | None:
     """:returns: None: it changed nothing, and could not"""
     operation = operation_of(scope)
@@ -97,6 +106,8 @@ def operation_of(scope: Mapping[str, Any]) -> str | None:
     handler = scope.get("route_handler")
     if handler is None:
         return None
+    if scope["type"] == ScopeType.WEBSOCKET:
+        return handler.opt.get("operation")
     return handler.operation_id or f"e2b.{handler.handler_name}"
 
 

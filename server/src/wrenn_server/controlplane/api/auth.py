@@ -9,7 +9,6 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
-from litestar.types import HTTPScope
 from msgspec import UNSET, UnsetType
 
 from wrenn_server.controlplane.context import ControlPlane
@@ -33,12 +32,13 @@ _LOOKING = frozenset(("GET", "HEAD", "OPTIONS"))
 T = TypeVar("T")
 
 
-def needs(scope: Scope, *, beyond: bool = False) -> dict[str, Any]:
+def needs(scope: Scope, *, beyond: bool = False, operation: str | None = None) -> dict[str, Any]:
     """For `opt` of a route that needs another scope than its method says.
 
     :param beyond: it touches more than the sandbox in its path, so a key of that sandbox alone will not do
+    :param operation: its name in the audit log, of a WebSocket by which something can be changed
     """
-    return {"scope": scope, "beyond": beyond}
+    return {"scope": scope, "beyond": beyond, "operation": operation}
 
 
 def scope_of(method: str, opt: dict[str, Any]) -> Scope:
@@ -49,19 +49,30 @@ def scope_of(method: str, opt: dict[str, Any]) -> Scope:
 async def caller_guard(connection: Connection, handler: BaseRouteHandler) -> None:
     """API key, user token or a browser's session, in this order."""
     key = connection.headers.get("x-api-key")
+    token = _bearer(connection)
     if key is not None:
         who = await users.by_api_key(control_plane(connection), key)
+    elif token is not None:
+        who = await by_secret(control_plane(connection), token)
     else:
-        token = _bearer(connection)
-        # `Bearer` with an API key is what some HTTP clients make of a key; it says the same.
-        if token is not None and users.key_digest(token):
-            who = await users.by_api_key(control_plane(connection), token)
-        else:
-            who = await _user(
-                connection,
-                "this needs an API key or a login",
-                "send the header `X-API-Key: wrn_…` or `Authorization: Bearer …`",
-            )
+        who = await _user(
+            connection,
+            "this needs an API key or a login",
+            "send the header `X-API-Key: wrn_…` or `Authorization: Bearer …`",
+        )
+    admit(connection, handler, who)
+
+
+async def by_secret(cp: ControlPlane, secret: str) -> Caller:
+    """Of a user's token. `Bearer` with an API key is what some HTTP clients make of a key; it says the same.
+
+    :raises Unauthorized:
+    """
+    return await (users.by_api_key if users.key_digest(secret) else users.by_token)(cp, secret)
+
+
+def admit(connection: Connection, handler: BaseRouteHandler, who: Caller) -> None:
+    """:raises Forbidden: not this route, or not with the sandbox in its path"""
     _enter(connection, who)
     who.demand(scope_of(_method(connection), handler.opt))
     if who.sandbox_id is not None and (
@@ -115,6 +126,22 @@ def caller(connection: Connection) -> Caller:
     return connection.state.caller
 
 
+def is_by_cookie(connection: Connection) -> bool:
+    """A browser sends it by itself, whichever site's page it shows."""
+    given = connection.headers.get("x-api-key") is not None or _bearer(connection) is not None
+    return not given and bool(connection.cookies.get(SESSION_COOKIE))
+
+
+def has_credentials(connection: Connection) -> bool:
+    headers = connection.headers
+    return "x-api-key" in headers or "authorization" in headers or is_by_cookie(connection)
+
+
+def admitted(connection: Connection) -> Caller | None:
+    """None: nobody was let in yet."""
+    return connection.state.get("caller")
+
+
 def provide_cp(request: Request[Any, Any, Any]) -> ControlPlane:
     return request.app.state.cp
 
@@ -157,7 +184,8 @@ async def _user(connection: Connection, missing: str, hint: str) -> Caller:
 
 
 def _method(connection: Connection) -> str:
-    return cast("HTTPScope", connection.scope)["method"]
+    """That of the request by which a WebSocket is opened is GET."""
+    return cast("dict[str, Any]", connection.scope).get("method", "GET")
 
 
 def _bearer(connection: Connection) -> str | None:

@@ -11,6 +11,7 @@ from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import shape
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.services import exec, guest
+from wrenn_server.controlplane.services.programs import Program
 from wrenn_server.wire.envd import Selector
 
 
@@ -30,7 +31,7 @@ async def run(
 ) -> Response[schema.ExecResult]:
     """Run a program without a shell and answer with its output; with `background`, answer when it has started."""
     where = await guest.awake(cp, caller.team_id, sandbox_id)
-    program = exec.Program(
+    program = Program(
         cmd=data.cmd,
         args=data.args,
         envs=data.envs,
@@ -74,9 +75,13 @@ async def kill(
 ) -> None:
     """Send a signal to the process group of a program, named by pid or tag."""
     where = await guest.awake(cp, caller.team_id, sandbox_id)
+    await exec.signal(cp, where, selector(process), signal)
+
+
+def selector(process: str) -> Selector:
+    """A pid or a tag."""
     is_pid = process.isascii() and process.isdigit() and len(process) < 10
-    selector = Selector(pid=int(process)) if is_pid else Selector(tag=process)
-    await exec.signal(cp, where, selector, signal)
+    return Selector(pid=int(process)) if is_pid else Selector(tag=process)
 
 
 ROUTES = [run, processes, kill]

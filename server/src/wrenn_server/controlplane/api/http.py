@@ -58,9 +58,7 @@ def outermost(app: ASGIApp) -> ASGIApp:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
-        # The edge before us gives every request an id, and lets no client choose it.
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        request_id = request_id_of(scope)
         scope.setdefault("state", {})  # pyright: ignore[reportUnknownMemberType] - a TypedDict of Litestar's
         scope["state"][REQUEST_ID] = request_id
         header = (b"x-request-id", request_id.encode())
@@ -91,6 +89,12 @@ def outermost(app: ASGIApp) -> ASGIApp:
             await app(scope, receive_counted, send_marked)
 
     return wrapped
+
+
+def request_id_of(scope: Scope) -> str:
+    """The edge before us gives every request one, and lets no client choose it."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 async def while_there(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:

@@ -9,7 +9,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from wrenn_server.controlplane.api import auth, exec, http
+from wrenn_server.controlplane.api import auth, exec, http, streams, terminals
 from wrenn_server.controlplane.capsules import capsules, errors, files, measures, snapshots
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.model.errors import WrennError
@@ -23,12 +23,18 @@ def litestar(cp: ControlPlane | None) -> Litestar:
     return Litestar(
         [
             Router(
-                CAPSULES,
-                route_handlers=[*capsules.ROUTES, *measures.ROUTES, *exec.ROUTES, *files.ROUTES],
+                "/",
+                route_handlers=[
+                    Router(
+                        CAPSULES,
+                        route_handlers=[*capsules.ROUTES, *measures.ROUTES, *exec.ROUTES, *files.ROUTES],
+                    ),
+                    Router(SNAPSHOTS, route_handlers=snapshots.ROUTES),
+                ],
+                guards=[auth.caller_guard],
             ),
-            Router(SNAPSHOTS, route_handlers=snapshots.ROUTES),
+            Router(CAPSULES, route_handlers=[*streams.ROUTES, *terminals.ROUTES]),
         ],
-        guards=[auth.caller_guard],
         dependencies={
             "cp": Provide(auth.provide_cp, sync_to_thread=False),
             "caller": Provide(auth.provide_caller, sync_to_thread=False),

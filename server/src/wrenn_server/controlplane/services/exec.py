@@ -3,17 +3,18 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import guest as guests
+from wrenn_server.controlplane.services import programs
 from wrenn_server.controlplane.services.guest import Guest
-from wrenn_server.model.errors import GuestError, InvalidRequest, NotFound, TimedOut, TooLarge, WrennError
+from wrenn_server.controlplane.services.programs import Program
+from wrenn_server.model.errors import GuestError, NotFound, TimedOut, TooLarge, WrennError
 from wrenn_server.wire import envd
 
 OUTPUT_LIMIT = 10 * 1024 * 1024
@@ -22,16 +23,6 @@ _MARGIN_SEC = 5.0
 """envd ends the process at its deadline; this much later we do not wait for envd any more."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    cmd: str
-    args: Sequence[str]
-    envs: Mapping[str, str] = field(repr=False)
-    cwd: str | None
-    user: str | None
-    tag: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,7 @@ async def run(cp: ControlPlane, guest: Guest, program: Program, timeout_sec: flo
     try:
         async with (
             asyncio.timeout(timeout_sec + _MARGIN_SEC),
-            aclosing(_events(cp, guest, program, timeout_sec)) as events,
+            aclosing(programs.started(cp, guest, program, timeout_sec=timeout_sec)) as events,
         ):
             async for event in events:
                 if event.start is not None:
@@ -75,15 +66,15 @@ async def run(cp: ControlPlane, guest: Guest, program: Program, timeout_sec: flo
                     return Result(
                         b"".join(output["stdout"]),
                         b"".join(output["stderr"]),
-                        _exit_code(event.end),
+                        programs.exit_code(event.end),
                         round((time.monotonic() - started) * 1000),
                     )
         raise GuestError(f"sandbox {guest.id} ended the program's output without its exit code")
     except TooLarge:
-        _kill_later(cp, guest, pid)
+        kill_later(cp, guest, pid)
         raise
     except (TimeoutError, TimedOut) as error:
-        _kill_later(cp, guest, pid)
+        kill_later(cp, guest, pid)
         raise TimedOut(
             f"the program was killed after {timeout_sec:g} s",
             code="exec_timeout",
@@ -93,11 +84,8 @@ async def run(cp: ControlPlane, guest: Guest, program: Program, timeout_sec: flo
 
 async def start(cp: ControlPlane, guest: Guest, program: Program) -> int:
     """Starts a program that goes on by itself. Returns its pid."""
-    async with aclosing(_events(cp, guest, program, None)) as events:
-        async for event in events:
-            if event.start is not None:
-                return event.start.pid
-    raise GuestError(f"sandbox {guest.id} did not say that the program started")
+    async with aclosing(programs.started(cp, guest, program)) as events:
+        return await programs.pid_of(events)
 
 
 class ProcessInfo(msgspec.Struct, kw_only=True):
@@ -134,49 +122,8 @@ def as_text(result: Result) -> tuple[str, str, str]:
         return base64.b64encode(result.stdout).decode(), base64.b64encode(result.stderr).decode(), "base64"
 
 
-async def _events(
-    cp: ControlPlane, guest: Guest, program: Program, timeout_sec: float | None
-) -> AsyncGenerator[envd.ProcessEvent, None]:
-    config = envd.ProcessConfig(
-        cmd=program.cmd, args=list(program.args), envs=dict(program.envs), cwd=program.cwd
-    )
-    headers = [
-        *guest.headers(program.user),
-        ("Content-Type", "application/connect+json"),
-        ("Connect-Protocol-Version", "1"),
-    ]
-    if timeout_sec is not None:
-        headers.append(("Connect-Timeout-Ms", str(max(1, round(timeout_sec * 1000)))))
-    body = envd.envelope(envd.StartRequest(process=config, tag=program.tag, stdin=False))
-    # The head comes with the first event; a guest that is short of processor time may be slow to start a program.
-    async with guests.connected(cp, guest, head=30.0, idle=None) as connection:
-        response = await connection.request("POST", "/process.Process/Start", headers=headers, body=body)
-        if response.status != 200:
-            raise _refused(await response.read(limit=64 * 1024))
-        cutter = envd.Envelopes()
-        async for piece in response.aiter():
-            for flags, payload in cutter.feed(piece):
-                if flags & envd.END_STREAM:
-                    end = msgspec.json.decode(payload, type=envd.EndStream)
-                    if end.error is not None:
-                        raise guests.connect_error(end.error)
-                    return
-                yield msgspec.json.decode(payload, type=envd.ProcessResponse).event
-
-
-def _refused(content: bytes) -> WrennError:
-    try:
-        return guests.connect_error(msgspec.json.decode(content, type=envd.ConnectError))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return InvalidRequest("the sandbox refused to start the program")
-
-
-def _exit_code(end: envd.EndEvent) -> int:
-    """envd gives -1 to a program that a signal ended."""
-    return end.exit_code if end.exited or end.exit_code else -1
-
-
-def _kill_later(cp: ControlPlane, guest: Guest, pid: int | None) -> None:
+def kill_later(cp: ControlPlane, guest: Guest, pid: int | None) -> None:
+    """Its process group is killed, whatever becomes of the caller."""
     if pid is not None:
         cp.work.later(_kill(cp, guest, pid), f"kill {pid} in {guest.id}")
 

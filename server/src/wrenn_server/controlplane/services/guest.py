@@ -151,20 +151,33 @@ async def unary(
 ) -> T:
     """A Connect call with one answer, e.g. `filesystem.Filesystem/ListDir`."""
     async with connected(cp, guest) as connection:
-        response = await connection.request(
-            "POST",
-            f"/{method}",
-            headers=[
-                *guest.headers(user),
-                ("Content-Type", "application/json"),
-                ("Connect-Protocol-Version", "1"),
-            ],
-            body=msgspec.json.encode(request),
-        )
-        content = await response.read(limit=UNARY_LIMIT)
-        if response.status != 200:
-            raise connect_error(_decode_error(content[:_ERROR_LIMIT]))
-        return msgspec.json.decode(content, type=answer)
+        return await ask(connection, guest, method, request, answer, user=user)
+
+
+async def ask(
+    connection: http1.Connection,
+    guest: Guest,
+    method: str,
+    request: object,
+    answer: type[T],
+    *,
+    user: str | None = None,
+) -> T:
+    """As `unary`, of several calls over one connection."""
+    response = await connection.request(
+        "POST",
+        f"/{method}",
+        headers=[
+            *guest.headers(user),
+            ("Content-Type", "application/json"),
+            ("Connect-Protocol-Version", "1"),
+        ],
+        body=msgspec.json.encode(request),
+    )
+    content = await response.read(limit=UNARY_LIMIT)
+    if response.status != 200:
+        raise connect_error(_decode_error(content[:_ERROR_LIMIT]))
+    return msgspec.json.decode(content, type=answer)
 
 
 def connect_error(error: envd.ConnectError) -> WrennError:

@@ -87,6 +87,16 @@ async def by_cookie(cp: ControlPlane, secret: str, csrf: str | None) -> Caller:
     return await _member(cp, row.user_id, row.team_id, row.id)
 
 
+async def still(cp: ControlPlane, caller: Caller) -> Caller:
+    """A user who was let in, as the database says now. The token may have run out since, the session must not.
+
+    :raises Unauthorized:
+    """
+    if caller.user_id is None:
+        raise ValueError("an API key is looked up by itself")
+    return await _member(cp, caller.user_id, caller.team_id, caller.session_id)
+
+
 async def _member(cp: ControlPlane, user_id: str, team_id: str, session_id: str | None) -> Caller:
     member, lasting = await db_users.member(cp.db, user_id, team_id, session_id)
     if member is None or member.status != "active":
