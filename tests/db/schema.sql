@@ -748,6 +748,13 @@ ALTER TABLE public.rate_card ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+CREATE TABLE public.sample_epochs (
+    host_id text NOT NULL,
+    epoch double precision NOT NULL,
+    taken int8multirange DEFAULT '{}'::int8multirange NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='70');
 CREATE TABLE public.samples (
     sandbox_id text NOT NULL,
     at timestamp with time zone NOT NULL,
@@ -819,6 +826,16 @@ CREATE TABLE public.templates (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     image text
 );
+CREATE TABLE public.usage_days (
+    sandbox_id text NOT NULL,
+    day date NOT NULL,
+    team_id text NOT NULL,
+    cpu_ms bigint NOT NULL,
+    memory_mb_ms bigint NOT NULL,
+    disk_mb_ms bigint NOT NULL,
+    egress_bytes bigint NOT NULL
+)
+WITH (fillfactor='70');
 CREATE TABLE public.user_tokens (
     digest bytea NOT NULL,
     user_id text NOT NULL,
@@ -917,6 +934,8 @@ ALTER TABLE ONLY public.rate_card
     ADD CONSTRAINT rate_card_effective_from_key UNIQUE (effective_from);
 ALTER TABLE ONLY public.rate_card
     ADD CONSTRAINT rate_card_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.sample_epochs
+    ADD CONSTRAINT sample_epochs_pkey PRIMARY KEY (host_id, epoch);
 ALTER TABLE ONLY public.samples
     ADD CONSTRAINT samples_pkey PRIMARY KEY (sandbox_id, at);
 ALTER TABLE ONLY public.sandboxes
@@ -941,6 +960,8 @@ ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.templates
     ADD CONSTRAINT templates_team_id_name_key UNIQUE NULLS NOT DISTINCT (team_id, name);
+ALTER TABLE ONLY public.usage_days
+    ADD CONSTRAINT usage_days_pkey PRIMARY KEY (team_id, day, sandbox_id);
 ALTER TABLE ONLY public.user_tokens
     ADD CONSTRAINT user_tokens_pkey PRIMARY KEY (digest);
 ALTER TABLE ONLY public.user_tokens
@@ -955,6 +976,7 @@ CREATE INDEX audit_logs_at ON public.audit_logs USING btree (chain, at);
 CREATE INDEX deliveries_channel ON public.deliveries USING btree (channel_id, sequence);
 CREATE INDEX deliveries_created ON public.deliveries USING btree (created_at);
 CREATE INDEX deliveries_due ON public.deliveries USING btree (next_at) WHERE (state = 'pending'::text);
+CREATE INDEX draws_old ON public.draws USING btree (ended_at) WHERE (ended_at IS NOT NULL);
 CREATE UNIQUE INDEX draws_open ON public.draws USING btree (sandbox_id) WHERE (ended_at IS NULL);
 CREATE INDEX draws_team ON public.draws USING btree (team_id, ended_at) WHERE (ended_at IS NOT NULL);
 CREATE INDEX draws_team_open ON public.draws USING btree (team_id) WHERE (ended_at IS NULL);
@@ -981,6 +1003,8 @@ CREATE INDEX sessions_user ON public.sessions USING btree (user_id, created_at D
 CREATE INDEX snapshots_check ON public.snapshots USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX snapshots_team ON public.snapshots USING btree (team_id, created_at DESC, id DESC);
 CREATE INDEX template_tags_snapshot ON public.template_tags USING btree (snapshot_id);
+CREATE INDEX usage_days_old ON public.usage_days USING btree (day) WHERE (sandbox_id <> ''::text);
+CREATE INDEX usage_days_sandbox ON public.usage_days USING btree (sandbox_id, day);
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.invoices FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_entries FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_transactions FOR EACH STATEMENT EXECUTE FUNCTION public.append_only();
@@ -1037,6 +1061,8 @@ ALTER TABLE ONLY public.pool_waiters
     ADD CONSTRAINT pool_waiters_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.pools(team_id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.pools
     ADD CONSTRAINT pools_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.sample_epochs
+    ADD CONSTRAINT sample_epochs_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.sandboxes
     ADD CONSTRAINT sandboxes_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE SET NULL;
 ALTER TABLE ONLY public.sandboxes

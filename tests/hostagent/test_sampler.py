@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -14,6 +15,7 @@ from wrenn_server.hostagent.control_plane import ControlPlane
 from wrenn_server.hostagent.guest import meter
 from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
 from wrenn_server.hostagent.sandbox.registry import Registry
+from wrenn_server.linux import interfaces
 from wrenn_server.wire.agent import Sample
 
 HONEST = b"""{"ts": 1, "cpu_count": 1, "cpu_used_pct": 12.5, "mem_total": 100000, "mem_used": 60000, "mem_cache": 30000,
@@ -40,9 +42,9 @@ async def sampling(world: World) -> AsyncGenerator[tuple[Registry, Samples]]:
 
 async def taken(samples: Samples, id: str = ID, number: int = 1) -> Sample:
     """The newest one of a sandbox, when there are so many more of it than now."""
-    before = len([sample for sample in samples.batch() if sample.sandbox_id == id])
+    before = len([sample for sample in samples.batch().samples if sample.sandbox_id == id])
     async with asyncio.timeout(10):
-        while len(own := [one for one in samples.batch() if one.sandbox_id == id]) < before + number:  # noqa: ASYNC110
+        while len(own := [one for one in samples.batch().samples if one.sandbox_id == id]) < before + number:  # noqa: ASYNC110
             await asyncio.sleep(0.005)  # the sampler tells nobody
     return own[-1]
 
@@ -51,7 +53,9 @@ async def test_a_running_sandbox_is_sampled_until_it_is_paused_and_again_when_it
     async with sampling(world) as (registry, samples):
         await registry.start(ID, start())
         world.vm().envd.metrics = HONEST
-        assert await taken(samples) == Sample(
+        found = await taken(samples)
+        assert 0 < found.seconds < 10
+        assert found == Sample(
             sandbox_id=ID,
             at=world.clock.now(),
             cpu_count=1,
@@ -61,6 +65,7 @@ async def test_a_running_sandbox_is_sampled_until_it_is_paused_and_again_when_it
             mem_cache=30_000,
             disk_used=7_000,
             disk_total=9_000,
+            seconds=found.seconds,
         )
         await registry.pause(ID, pause())
         number = len(samples)
@@ -119,7 +124,7 @@ async def test_a_guest_that_gives_no_answer_delays_nobody(
         await registry.start(OTHER, start())
         world.vm(ID).envd.metrics, world.vm(OTHER).envd.metrics = answer, HONEST
         await taken(samples, OTHER, number=10)
-        assert all(sample.sandbox_id == OTHER for sample in samples.batch()[2:])
+        assert all(sample.sandbox_id == OTHER for sample in samples.batch().samples[2:])
         world.vm(ID).envd.metrics = HONEST
         await taken(samples, ID)
 
@@ -143,10 +148,38 @@ def test_the_oldest_give_way_and_what_was_told_is_forgotten() -> None:
     for at in range(5):
         samples.add(sample(float(at)))
     batch = samples.batch()
-    assert [one.at for one in batch] == [2.0, 3.0, 4.0]
+    assert [one.at for one in batch.samples] == [2.0, 3.0, 4.0]
+    assert batch.first == 3
     samples.add(sample(5.0))
     samples.done(batch)
-    assert [one.at for one in samples.batch()] == [5.0]
+    left = samples.batch()
+    assert [one.at for one in left.samples] == [5.0]
+    assert (left.first, left.epoch) == (6, batch.epoch)
+    samples.done(left)
+    assert samples.batch().samples == []
+
+
+async def test_time_without_an_answer_counts_with_the_next_sample_and_bytes_are_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = itertools.count(1000, 10)
+
+    def received_bytes(name: str) -> int:
+        return next(sent)
+
+    monkeypatch.setattr(interfaces, "received_bytes", received_bytes)
+    async with sampling(world) as (registry, samples):
+        await registry.start(ID, start())
+        world.vm().envd.metrics = HONEST
+        await taken(samples)
+        world.vm().envd.metrics = b"[1]"
+        await asyncio.sleep(0.3)
+        before = len(samples)
+        world.vm().envd.metrics = HONEST
+        await taken(samples)
+        found = samples.batch().samples
+    assert {one.egress_bytes for one in found} == {10}
+    assert max(one.seconds for one in found[: before + 1]) >= 0.2
 
 
 async def test_samples_wait_for_a_control_plane_that_is_away(cp: FakeControlPlane) -> None:
@@ -166,6 +199,8 @@ async def test_samples_wait_for_a_control_plane_that_is_away(cp: FakeControlPlan
         (f"/v1/hosts/{HOST}/samples", "t")
     }
     assert [[one["at"] for one in body["samples"]] for _, _, body in calls] == [[1.0], [1.0], [1.0], [2.0]]
+    assert [body["first"] for _, _, body in calls] == [1, 1, 1, 2]
+    assert len({body["epoch"] for _, _, body in calls}) == 1
 
 
 async def test_samples_that_are_refused_for_good_hold_up_no_others(cp: FakeControlPlane) -> None:

@@ -29,6 +29,7 @@ from wrenn_server.controlplane.reconcile import people as reconcile_people
 from wrenn_server.controlplane.reconcile import samples as reconcile_samples
 from wrenn_server.controlplane.reconcile import sandboxes as reconcile_sandboxes
 from wrenn_server.controlplane.reconcile import snapshots as reconcile_snapshots
+from wrenn_server.controlplane.reconcile import usage as reconcile_usage
 from wrenn_server.controlplane.services import deliveries, events, idempotency, routes, wakes
 from wrenn_server.controlplane.services.routes import Routes
 from wrenn_server.controlplane.traffic import Traffic
@@ -132,6 +133,7 @@ async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane,
             ("old events", events.expire, events.EXPIRE_INTERVAL, None),
             ("invoices", reconcile_invoices.converge, reconcile_invoices.INTERVAL, None),
             ("samples", reconcile_samples.converge, reconcile_samples.INTERVAL, None),
+            ("usage", reconcile_usage.converge, reconcile_usage.INTERVAL, None),
             ("seen", write_seen, seen.INTERVAL, None),
         ):
             stack.enter_context(

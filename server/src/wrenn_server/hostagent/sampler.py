@@ -9,12 +9,15 @@ import asyncio
 import contextlib
 import random
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import structlog
 
 from wrenn_server.hostagent.control_plane import ControlPlane
@@ -25,6 +28,7 @@ from wrenn_server.hostagent.network.base import SlotPool
 from wrenn_server.hostagent.sandbox.clock import Clock
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.registry import Reach
+from wrenn_server.linux import interfaces
 from wrenn_server.model.errors import InvalidRequest, TooLarge, WrennError
 from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent as wire
@@ -37,6 +41,8 @@ SETTLING = 0.5
 count their processor's time since the question before, and a restored one would begin with its template's boot."""
 LONGEST_PAUSE = 60.0
 """Seconds between two questions to a guest that does not answer; doubling from the interval."""
+STANDS_FOR = 600.0
+"""Seconds that one sample counts for at most, after a guest has not answered for long."""
 AT_ONCE, TURN = 4, 0.25
 """Questions at one time, and the seconds after which one that is not answered yet lets the next one go ahead."""
 KEPT = 50_000
@@ -49,27 +55,35 @@ log = structlog.get_logger()
 
 
 class Samples:
-    """Those that the control plane does not have yet, in the order in which they were taken."""
+    """Those that the control plane does not have yet, in the order in which they were taken, which is that of their
+    numbers.
+
+    :ivar first: number of the oldest one
+    """
 
     def __init__(self, kept: int = KEPT) -> None:
         self._ring: deque[wire.Sample] = deque(maxlen=kept)
+        self._epoch = time.time()
+        self.first = 1
 
     def __len__(self) -> int:
         return len(self._ring)
 
     def add(self, sample: wire.Sample) -> None:
         """In the place of the oldest one when there is no more room."""
+        if len(self._ring) == self._ring.maxlen:
+            self.first += 1
         self._ring.append(sample)
 
-    def batch(self) -> list[wire.Sample]:
+    def batch(self) -> wire.Samples:
         """The oldest ones."""
-        return list(islice(self._ring, BATCH))
+        return wire.Samples(samples=list(islice(self._ring, BATCH)), epoch=self._epoch, first=self.first)
 
-    def done(self, batch: list[wire.Sample]) -> None:
+    def done(self, batch: wire.Samples) -> None:
         """Forgets a batch, of which some may have given way meanwhile."""
-        told = {id(sample) for sample in batch}
-        while self._ring and id(self._ring[0]) in told:
+        while self._ring and self.first < batch.first + len(batch.samples):
             self._ring.popleft()
+            self.first += 1
 
 
 class Sampler:
@@ -122,16 +136,18 @@ class Sampler:
         def connect(timeout: float) -> "asyncio.Future[socket.socket]":
             return asyncio.ensure_future(self._slots.connect(reach.slot, envd.PORT, timeout))
 
+        since = _Since(loop.time(), interfaces.received_bytes(reach.slot.veth))
         async with Meter(connect, reach.access_token) as meter:
             with contextlib.suppress(GuestFailed):
                 await self._turn(meter)
             pause = INTERVAL
             while True:
                 await asyncio.sleep(due - loop.time())
-                pause = INTERVAL if await self._sample(entry, meter) else min(2 * pause, LONGEST_PAUSE)
+                taken = await self._sample(entry, meter, since, reach.slot.veth)
+                pause = INTERVAL if taken else min(2 * pause, LONGEST_PAUSE)
                 due = max(due + pause, loop.time())
 
-    async def _sample(self, entry: Entry, meter: Meter) -> bool:
+    async def _sample(self, entry: Entry, meter: Meter, since: "_Since", veth: str) -> bool:
         try:
             metrics = await self._turn(meter)
         except GuestFailed as error:
@@ -147,7 +163,8 @@ class Sampler:
             memory_mb=entry.memory_mb,
             disk_mb=entry.disk_mb,
         )
-        self._samples.add(sample)
+        seconds, sent = since.until(asyncio.get_running_loop().time(), interfaces.received_bytes(veth))
+        self._samples.add(msgspec.structs.replace(sample, seconds=seconds, egress_bytes=sent))
         return True
 
     async def _turn(self, meter: Meter) -> Metrics:
@@ -162,6 +179,20 @@ class Sampler:
                 asking.cancel()
                 raise
         return await asking
+
+
+@dataclass(slots=True)
+class _Since:
+    """When the sample before was taken, and what had been sent by then."""
+
+    at: float
+    sent: int
+
+    def until(self, now: float, sent: int) -> tuple[float, int]:
+        """Seconds and bytes since then; from now on it counts from here."""
+        seconds, more = min(now - self.at, STANDS_FOR), max(0, sent - self.sent)
+        self.at, self.sent = now, sent
+        return seconds, more
 
 
 class Sender:
@@ -181,12 +212,11 @@ class Sender:
 
     async def _send(self) -> bool:
         """Whether the control plane has all of them now, or will never take them."""
-        while batch := self._samples.batch():
+        while (batch := self._samples.batch()).samples:
             path = f"/v1/hosts/{self._credentials.host_id}/samples"
             try:
-                body = wire.Samples(samples=batch)
                 await self._control_plane.post(
-                    path, body, timeout=SEND_TIMEOUT, token=self._credentials.token
+                    path, batch, timeout=SEND_TIMEOUT, token=self._credentials.token
                 )
             except (InvalidRequest, TooLarge) as error:
                 log.warning(

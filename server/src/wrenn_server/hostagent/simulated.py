@@ -51,6 +51,8 @@ class SimulatedAgent:
     control_plane: ControlPlane
     started_at: float = field(default_factory=time.time)
     sequence: int = 0
+    sampled: int = 0
+    """Samples that were sent."""
 
     @property
     def host_id(self) -> str:
@@ -74,7 +76,9 @@ class SimulatedAgent:
 
     async def send(self, samples: list[wire.Sample]) -> None:
         """:raises WrennError: the control plane refused them"""
-        await self._post("samples", wire.Samples(samples=samples))
+        first = self.sampled + 1
+        self.sampled += len(samples)
+        await self._post("samples", wire.Samples(samples=samples, epoch=self.started_at, first=first))
 
     async def _post(self, what: str, body: msgspec.Struct) -> None:
         path = f"/v1/hosts/{self.host_id}/{what}"

@@ -329,6 +329,7 @@ class SimulatedHost:
                 mem_cache=report.memory_mb << 17,
                 disk_used=report.disk_mb << 18,
                 disk_total=report.disk_mb << 20,
+                seconds=5.0,
             )
             for report in running
         ]

@@ -310,8 +310,17 @@ class Sample(msgspec.Struct, kw_only=True):
     disk_used: int
     disk_total: int
     """All five in bytes."""
+    seconds: float = 0.0
+    """That it stands for: since the sandbox's sample before, or since it runs here."""
+    egress_bytes: int = 0
+    """Sent out of its network namespace in that time."""
 
 
 class Samples(msgspec.Struct, kw_only=True):
     samples: list[Sample]
-    """At most 10,000."""
+    """At most 10,000, in the order in which they were taken."""
+    epoch: float = 0.0
+    """Names the agent process whose numbers these are: Unix seconds of its start."""
+    first: int = 0
+    """Number of the first one, from 1 on; the others follow. Each number is counted once. 0: they have no numbers, and are
+    not counted."""

@@ -34,6 +34,7 @@ from wrenn_server.controlplane.api import (
     teams,
     templates,
     terminals,
+    usage,
     webhooks,
 )
 from wrenn_server.controlplane.api.auth import Cp
@@ -95,6 +96,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                     *webhooks.ROUTES,
                     samples.metrics,
                     Router("/v1/sandboxes", route_handlers=[*exec.ROUTES, *files.ROUTES]),
+                    *usage.ROUTES,
                     *api_keys.ROUTES,
                     *teams.CALLER_ROUTES,
                     templates.listing,

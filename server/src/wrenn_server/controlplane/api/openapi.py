@@ -11,7 +11,14 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from wrenn_server.controlplane import schema, schema_channels, schema_events, schema_people, schema_pools
+from wrenn_server.controlplane import (
+    schema,
+    schema_channels,
+    schema_events,
+    schema_people,
+    schema_pools,
+    schema_usage,
+)
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -121,7 +128,15 @@ def _components(names: set[str]) -> dict[str, Any]:
     types = {
         name: value
         # Of two with one name, that of the API
-        for module in (agent, schema_channels, schema_events, schema, schema_people, schema_pools)
+        for module in (
+            agent,
+            schema_channels,
+            schema_events,
+            schema,
+            schema_people,
+            schema_pools,
+            schema_usage,
+        )
         for name, value in vars(module).items()
         if name in names and value.__module__ == module.__name__
     }

@@ -39,8 +39,8 @@ UnixSeconds = Annotated[int | None, QueryParameter(ge=0, le=_LAST_MOMENT, descri
     request_max_body_size=BATCH_BODY,
 )
 async def take(cp: Cp, host: Agent, host_id: FromPath[str], data: JSONBody[agent.Samples]) -> None:
-    """An agent tells what its sandboxes used. The same sample may come twice."""
-    await samples.take(cp, host, data.samples)
+    """An agent tells what its sandboxes used. The same sample may come twice, and counts once."""
+    await samples.take(cp, host, data)
 
 
 @get("/v1/sandboxes/{sandbox_id:str}/metrics", operation_id="getSandboxMetrics", tags=["sandboxes"])

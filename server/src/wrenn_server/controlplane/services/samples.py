@@ -10,10 +10,11 @@ import structlog
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import sandboxes
 from wrenn_server.db import samples as db_samples
+from wrenn_server.db import usage as db_usage
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.samples import SampleRow
 from wrenn_server.model.errors import InvalidRequest
-from wrenn_server.wire.agent import Sample
+from wrenn_server.wire.agent import Sample, Samples
 
 KEEP_SEC = 7 * 24 * 3600.0
 BATCH_MAX = 10_000
@@ -22,29 +23,42 @@ POINTS_MAX = 1000
 _AHEAD_SEC = 300.0
 """How far a host's clock may be ahead of ours."""
 _CPUS_MAX = 4096
+_SECONDS_MAX = 600.0
+"""That one sample may stand for, as agents have it."""
+_EGRESS_MAX = 2**43
+"""Bytes in that time: more than 100 Gbit/s."""
 
 log = structlog.get_logger()
 
 
-async def take(cp: ControlPlane, host: HostRow, samples: Sequence[Sample]) -> None:
-    """Writes what a host measured. Of other hosts' sandboxes nothing is taken, and no number that cannot be: one bad
-    sample must not cost the others, nor come again and again.
+async def take(cp: ControlPlane, host: HostRow, batch: Samples) -> None:
+    """Writes what a host measured, and counts each number once, however often and late and to whomever it is told. Of
+    other hosts' sandboxes nothing is taken, and no figure that cannot be: one bad sample must not cost the others, nor
+    come again and again.
 
-    :raises InvalidRequest: more than fit into one batch
+    :raises InvalidRequest: more than fit into one batch, or numbers that are none
     """
-    if len(samples) > BATCH_MAX:
-        raise InvalidRequest(f"{len(samples)} samples: at most {BATCH_MAX} go into one call")
+    if len(batch.samples) > BATCH_MAX:
+        raise InvalidRequest(f"{len(batch.samples)} samples: at most {BATCH_MAX} go into one call")
+    if not (0 <= batch.first < 2**62 and math.isfinite(batch.epoch)):
+        raise InvalidRequest("first and epoch must be numbers of samples and of an agent's start")
     now = time.time()
-    good = [sample for sample in samples if plausible(sample, now)]
-    if len(good) < len(samples):
+    good = {n: sample for n, sample in enumerate(batch.samples, batch.first) if plausible(sample, now)}
+    if len(good) < len(batch.samples):
         log.warning(
             "samples that cannot be",
             action="samples_dropped",
             host_id=host.id,
-            count=len(samples) - len(good),
+            count=len(batch.samples) - len(good),
         )
-    if good:
-        await db_samples.insert(cp.db, host.id, good)
+    if not good:
+        return
+    async with cp.db.transaction() as tx:
+        if batch.first:
+            new = await db_usage.untaken(tx, host.id, batch.epoch, list(good))
+            await db_usage.count(tx, host.id, [sample for n, sample in good.items() if n in new])
+            await db_usage.take(tx, host.id, batch.epoch, batch.first, len(batch.samples))
+        await db_samples.insert(tx, host.id, list(good.values()))
 
 
 async def between(
@@ -81,4 +95,6 @@ def plausible(sample: Sample, now: float) -> bool:
         and 0 < sample.cpu_count <= _CPUS_MAX
         and 0 <= sample.cpu_used_pct <= 100  # also false for NaN
         and all(0 <= size < 2**63 for size in sizes)
+        and 0 <= sample.seconds <= _SECONDS_MAX
+        and 0 <= sample.egress_bytes < _EGRESS_MAX
     )

@@ -1,0 +1,3 @@
+DROP INDEX draws_old;
+DROP TABLE sample_epochs;
+DROP TABLE usage_days;
