@@ -170,11 +170,20 @@ async def resources() -> None:
 
 
 async def measures(client) -> None:
-    """Not there yet: the call must at least end in the SDK's own exception."""
+    """The test has had a minute of a processor and 100 MiB-minutes of memory counted."""
     week = datetime.timedelta(days=7)
     today = datetime.datetime.now(datetime.UTC).date()
-    assert (await refused(wrenn.WrennError, lambda: client.capsules.stats(range="24h"))).status_code == 501
-    await refused(wrenn.WrennError, lambda: client.capsules.usage(from_=today - week, to=today))
+    stats = await done(client.capsules.stats(range="24h"))
+    assert stats.range == "24h"
+    assert stats.peaks.running_count >= max(stats.series.running) >= 1
+    assert len(stats.series.labels) == len(stats.series.vcpus) == len(stats.series.memory_mb) == 120
+    assert stats.current.memory_mb_reserved >= 0
+    used = await done(client.capsules.usage(from_=today - week, to=today))
+    assert (used.from_, used.to, len(used.points)) == (today - week, today, 8)
+    assert sum(point.cpu_minutes for point in used.points) == 1
+    assert sum(point.ram_mb_minutes for point in used.points) == 100
+    assert len((await done(client.capsules.usage())).points) == 30
+    await refused(wrenn.WrennValidationError, lambda: client.capsules.usage(from_=today, to=today - week))
 
 
 async def programs(capsule) -> None:

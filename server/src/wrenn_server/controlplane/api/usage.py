@@ -1,4 +1,4 @@
-"""`/v1/sandboxes/usage` and `/v1/sandboxes/stats`: what the team used, and how much ran."""
+"""Below `/v1/sandboxes` and `/v1/capsules`, `/usage` and `/stats`: what the team used, and how much ran."""
 
 from datetime import date
 from typing import Annotated
@@ -17,13 +17,13 @@ First = Annotated[
 Last = Annotated[date | None, QueryParameter(name="to", description="YYYY-MM-DD; without: today")]
 
 
-@get("/v1/sandboxes/usage", operation_id="getUsage", tags=["usage"])
+@get("/usage", operation_id="getUsage", tags=["usage"])
 async def of_team(cp: Cp, caller: Who, first: First = None, last: Last = None) -> schema.Usage:
     """What all sandboxes of the team used, day by day; at most 92 days."""
     return _usage(await usage.of_team(cp, caller.team_id, first, last))
 
 
-@get("/v1/sandboxes/{sandbox_id:str}/usage", operation_id="getSandboxUsage", tags=["usage"])
+@get("/{sandbox_id:str}/usage", operation_id="getSandboxUsage", tags=["usage"])
 async def of_sandbox(
     cp: Cp, caller: Who, sandbox_id: FromPath[str], first: First = None, last: Last = None
 ) -> schema.Usage:
@@ -31,7 +31,7 @@ async def of_sandbox(
     return _usage(await usage.of_sandbox(cp, caller.team_id, sandbox_id, first, last))
 
 
-@get("/v1/sandboxes/stats", operation_id="getStats", tags=["usage"])
+@get("/stats", operation_id="getStats", tags=["usage"])
 async def stats(
     cp: Cp,
     caller: Who,

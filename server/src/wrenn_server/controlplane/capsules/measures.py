@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 from litestar import get
 from litestar.params import FromPath, FromQuery
 
+from wrenn_server.controlplane.api import usage
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.api.samples import RANGES, Range
 from wrenn_server.controlplane.capsules import schema, shape
 from wrenn_server.controlplane.services import samples
-from wrenn_server.model.errors import NotSupported
 
 
 @get("/{sandbox_id:str}/metrics")
@@ -21,14 +21,4 @@ async def metrics(
     return shape.metrics(sandbox_id, range, found)
 
 
-@get("/stats")
-async def stats(caller: Who) -> None:
-    raise NotSupported("statistics of all capsules are not kept here yet")
-
-
-@get("/usage")
-async def usage(caller: Who) -> None:
-    raise NotSupported("usage by the day is not kept here yet")
-
-
-ROUTES = [metrics, stats, usage]
+ROUTES = [metrics, *usage.ROUTES]
