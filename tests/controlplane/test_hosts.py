@@ -15,7 +15,6 @@ from wrenn_server.controlplane.keys import server_name
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.hostagent.simulated import SPECS, SimulatedAgent
 from wrenn_server.model.errors import Unauthorized
-from wrenn_server.model.ids import new_host_id
 from wrenn_server.model.sandbox import Reason
 
 
@@ -138,17 +137,23 @@ async def test_a_new_token_takes_the_place_of_an_unused_one(world: World) -> Non
 
 
 async def test_only_administrators_handle_hosts(world: World) -> None:
-    for method, path in (
-        ("POST", "/v1/hosts"),
-        ("GET", "/v1/hosts"),
-        ("POST", f"/v1/hosts/{new_host_id()}/token"),
-        ("DELETE", f"/v1/hosts/{new_host_id()}"),
-    ):
-        by_key = await world.api.request(method, path)
-        assert by_key.status_code == 401, "an API key is no administrator"
+    host_id, _ = await new_host(world)
     await world.cp.db.execute("UPDATE users SET is_admin = false")
-    demoted = await world.user.post("/v1/hosts")
-    assert (demoted.status_code, demoted.json()["error"]["code"]) == (403, "forbidden")
+    for client, refusal in ((world.user, "forbidden"), (world.api, "scope_required")):
+        made = await client.post("/v1/hosts")
+        assert (made.status_code, made.json()["error"]["code"]) == (403, refusal)
+        assert (await client.get("/v1/hosts")).json() == []
+        for method, path in (
+            ("GET", ""),
+            ("DELETE", ""),
+            ("POST", "/token"),
+            ("POST", "/drain"),
+            ("DELETE", "/drain"),
+        ):
+            found = await client.request(method, f"/v1/hosts/{host_id}{path}")
+            by_key = client is world.api and method != "GET"
+            expected = (403, "scope_required") if by_key else (404, "host_not_found")
+            assert (found.status_code, found.json()["error"]["code"]) == expected
 
 
 async def test_a_host_comes_online_with_its_heartbeat(world: World, host: SimulatedAgent) -> None:

@@ -5,12 +5,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert
+from msgspec.structs import replace
 
-from wrenn_server.controlplane.scheduler.place import Saved, choose, load_with
+from wrenn_server.controlplane.scheduler.place import Saved, Wish, choose, load_with
 from wrenn_server.db.hosts import Candidate
 from wrenn_server.db.sandboxes import Room
 
 ROOM = Room(cpus=2.0, memory=1.0, disk=1.0)
+ANY = Wish("team_a")
 
 
 def host(name: str, **changes: object) -> Candidate:
@@ -19,9 +21,11 @@ def host(name: str, **changes: object) -> Candidate:
     return convert({"id": name, "address": None, **values, **reserved, **changes}, Candidate)
 
 
-def pick(*hosts: Candidate, chance: int = 0, vcpus: int = 1, without: tuple[str, ...] = ()) -> str | None:
+def pick(
+    *hosts: Candidate, chance: int = 0, vcpus: int = 1, without: tuple[str, ...] = (), wish: Wish = ANY
+) -> str | None:
     chosen = choose(
-        hosts, vcpus=vcpus, memory_mb=512, disk_mb=5120, room=ROOM, chance=chance, without=without
+        hosts, vcpus=vcpus, memory_mb=512, disk_mb=5120, room=ROOM, wish=wish, chance=chance, without=without
     )
     return chosen.id if chosen else None
 
@@ -51,8 +55,28 @@ def test_equal_hosts_are_chosen_by_chance() -> None:
     assert counts == dict.fromkeys("abcd", 100)
 
 
+def test_a_team_with_hosts_of_its_own_goes_to_those_alone() -> None:
+    everybodys, own, others = host("a"), host("b", team_id="team_a"), host("c", team_id="team_b")
+    assert pick(everybodys, own, others) == "b"
+    assert pick(everybodys, others) == "a"
+    assert pick(others) is None, "another team's is nobody else's"
+    full = host("b", team_id="team_a", cpus_reserved=8)
+    assert pick(everybodys, full) is None, "what is to stay on its own machines does not overflow"
+
+
+def test_tags_and_zone_are_demanded() -> None:
+    hosts = [host("a"), host("b", tags=["gpu", "ssd"]), host("c", tags=["ssd"], availability_zone="z")]
+    assert pick(*hosts, wish=Wish("t", frozenset(("gpu",)))) == "b"
+    assert pick(*hosts, wish=Wish("t", frozenset(("ssd",)), "z")) == "c"
+    assert pick(*hosts, wish=Wish("t", frozenset(("gpu",)), "z")) is None
+
+
 names = st.sampled_from(["", "x86_64/fc/a", "x86_64/qemu/a", "arm64/fc/a"])
 stores = st.sampled_from(["", "one", "two"])
+teams = st.sampled_from(["team_a", "team_b"])
+zones = st.sampled_from([None, "y", "z"])
+tags = st.sets(st.sampled_from(["gpu", "ssd"]))
+wishes = st.builds(Wish, teams, tags.map(frozenset[str]), zones)
 candidates = st.lists(
     st.builds(
         host,
@@ -61,6 +85,9 @@ candidates = st.lists(
         store=stores,
         draining=st.booleans(),
         has_image=st.booleans(),
+        team_id=st.none() | teams,
+        tags=tags.map(list[str]),
+        availability_zone=zones,
         cpus_reserved=st.integers(0, 9),
         memory_mb_reserved=st.integers(0, 9000),
         disk_mb_reserved=st.integers(0, 110_000),
@@ -69,10 +96,36 @@ candidates = st.lists(
 )
 
 
+@given(candidates, wishes, st.integers(0, 2**32))
+def test_no_team_is_on_a_host_that_is_not_for_it(hosts: list[Candidate], wish: Wish, chance: int) -> None:
+    chosen = choose(hosts, vcpus=1, memory_mb=512, disk_mb=5120, room=ROOM, wish=wish, chance=chance)
+    owned = any(h.team_id == wish.team_id for h in hosts)
+    able = [
+        h
+        for h in hosts
+        if h.team_id == (wish.team_id if owned else None)
+        and not h.draining
+        and wish.tags <= set(h.tags)
+        and (wish.availability_zone is None or h.availability_zone == wish.availability_zone)
+        and load_with(h, 1, 512, 5120, ROOM) <= 1
+    ]
+    assert (chosen is not None) == bool(able)
+    assert chosen is None or chosen in able
+
+
 @given(candidates, st.builds(Saved, store=stores, machine=names, memory=st.booleans()), st.integers(0, 2**32))
 def test_what_was_saved_goes_on_only_where_it_can(hosts: list[Candidate], saved: Saved, chance: int) -> None:
+    hosts = [replace(h, team_id=None) for h in hosts]
     chosen = choose(
-        hosts, vcpus=1, memory_mb=512, disk_mb=5120, room=ROOM, chance=chance, saved=saved, without=("a",)
+        hosts,
+        vcpus=1,
+        memory_mb=512,
+        disk_mb=5120,
+        room=ROOM,
+        wish=ANY,
+        chance=chance,
+        saved=saved,
+        without=("a",),
     )
     able = [
         h

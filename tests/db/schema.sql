@@ -107,8 +107,9 @@ CREATE FUNCTION public.hosts_event() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    PERFORM event_write(NULL, CASE NEW.status WHEN 'online' THEN 'host.up' ELSE 'host.down' END, NULL, 'host', NEW.id,
-                        NULL, jsonb_build_object('from', OLD.status, 'address', NEW.address), NULL, NULL);
+    PERFORM event_write(
+        NEW.team_id, CASE NEW.status WHEN 'online' THEN 'host.up' ELSE 'host.down' END, NULL, 'host', NEW.id,
+        NULL, jsonb_build_object('from', OLD.status, 'address', NEW.address), NULL, NULL);
     RETURN NULL;
 END $$;
 CREATE FUNCTION public.hosts_notify() RETURNS trigger
@@ -187,6 +188,8 @@ CREATE TABLE public.sandboxes (
     activity text[] DEFAULT '{}'::text[] NOT NULL,
     key_id text,
     pool_ticket bigint,
+    host_tags text[] DEFAULT '{}'::text[] NOT NULL,
+    availability_zone text,
     CONSTRAINT sandboxes_on_timeout_check CHECK ((on_timeout = ANY (ARRAY['kill'::text, 'pause'::text]))),
     CONSTRAINT sandboxes_state_check CHECK ((state = ANY (ARRAY['starting'::text, 'running'::text, 'pausing'::text, 'paused'::text, 'resuming'::text, 'lost'::text, 'failed'::text, 'killing'::text, 'killed'::text])))
 )
@@ -551,8 +554,11 @@ CREATE TABLE public.hosts (
     machine text DEFAULT ''::text NOT NULL,
     store text DEFAULT ''::text NOT NULL,
     draining boolean DEFAULT false NOT NULL,
+    team_id text,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    availability_zone text,
     CONSTRAINT hosts_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'online'::text, 'unreachable'::text]))),
-    CONSTRAINT hosts_type_check CHECK ((type = 'regular'::text))
+    CONSTRAINT hosts_type_check CHECK (((type = ANY (ARRAY['regular'::text, 'byoc'::text])) AND ((type = 'byoc'::text) = (team_id IS NOT NULL))))
 )
 WITH (fillfactor='70');
 CREATE TABLE public.idempotency_keys (
@@ -984,6 +990,7 @@ CREATE INDEX events_created ON public.events USING btree (created_at);
 CREATE INDEX events_new ON public.events USING btree (sequence) WHERE ("position" IS NULL);
 CREATE INDEX events_team ON public.events USING btree (team_id, "position");
 CREATE INDEX host_tokens_host ON public.host_tokens USING btree (host_id);
+CREATE INDEX hosts_team ON public.hosts USING btree (team_id) WHERE (team_id IS NOT NULL);
 CREATE INDEX idempotency_keys_created ON public.idempotency_keys USING btree (created_at);
 CREATE UNIQUE INDEX members_owner ON public.members USING btree (team_id) WHERE (role = 'owner'::text);
 CREATE INDEX members_team ON public.members USING btree (team_id, joined_at);
@@ -1039,6 +1046,8 @@ ALTER TABLE ONLY public.host_tokens
     ADD CONSTRAINT host_tokens_host_id_fkey FOREIGN KEY (host_id) REFERENCES public.hosts(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.hosts
     ADD CONSTRAINT hosts_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
+ALTER TABLE ONLY public.hosts
+    ADD CONSTRAINT hosts_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_team_id_fkey FOREIGN KEY (team_id) REFERENCES public.teams(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.identities

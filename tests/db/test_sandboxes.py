@@ -219,6 +219,7 @@ async def test_candidates_have_room_and_the_image(db: Database) -> None:
         asked = {
             "image": "minimal",
             "host_id": None,
+            "team_id": "team_x",
             "vcpus": 1,
             "memory_mb": 512,
             "disk_mb": 5120,
@@ -236,6 +237,35 @@ async def test_candidates_have_room_and_the_image(db: Database) -> None:
     assert await choices() == [small]
     await db.execute("UPDATE hosts SET templates = '{}'")
     assert await choices() == []
+
+
+async def test_candidates_are_the_teams_own_and_as_it_asks(db: Database) -> None:
+    team, other = await new_team(db), await new_team(db)
+    shared = await new_host(db, tags=["gpu", "ssd"], availability_zone="z")
+    own = await new_host(db, team_id=team, tags=["ssd"])
+
+    async def choices(team_id: str, *tags: str, zone: str | None = None) -> list[str]:
+        found = await placement.choices(
+            db, image="minimal", host_id=None, team_id=team_id, tags=tags, availability_zone=zone,
+            vcpus=1, memory_mb=512, disk_mb=5120, room=ROOM, limit=8,
+        )  # fmt: skip
+        return [candidate.id for candidate in found]
+
+    assert await choices(team) == await choices(team, "ssd") == [own]
+    assert await choices(team, "gpu") == [], "not on everybody's hosts, although one of those would do"
+    assert await choices(other) == await choices(other, "gpu", "ssd", zone="z") == [shared]
+    assert await choices(other, zone="y") == await choices(other, "fpga") == []
+    await db.execute("UPDATE hosts SET status = 'unreachable' WHERE id = $1", own)
+    assert await choices(team) == [], "its data stays on its own machines while they are away, too"
+    await db.execute("UPDATE hosts SET status = 'pending' WHERE id = $1", own)
+    assert await choices(team) == [shared], "one that has never been there changes nothing yet"
+
+
+async def test_another_teams_host_takes_nothing(db: Database) -> None:
+    team, other = await new_team(db), await new_team(db)
+    own = await new_host(db, team_id=team)
+    assert await sandboxes.insert(db, wanted(other), own, ROOM) is None
+    assert await sandboxes.insert(db, wanted(team), own, ROOM) is not None
 
 
 async def test_text_that_postgresql_cannot_store_is_the_callers_mistake(db: Database) -> None:

@@ -1,5 +1,7 @@
 """Rows for tests of the database alone."""
 
+from collections.abc import Sequence
+
 from wrenn_server.db import hosts, sandboxes, teams
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import New, Room, SandboxRow
@@ -15,8 +17,19 @@ async def new_team(db: Database) -> str:
     return team_id
 
 
-async def new_host(db: Database, *, cpus: int = 8, memory_mb: int = 65536, disk_mb: int = 1_000_000) -> str:
-    host = await hosts.insert(db, id=new_host_id(), type="regular", created_by=None)
+async def new_host(
+    db: Database,
+    *,
+    cpus: int = 8,
+    memory_mb: int = 65536,
+    disk_mb: int = 1_000_000,
+    team_id: str | None = None,
+    tags: Sequence[str] = (),
+    availability_zone: str | None = None,
+) -> str:
+    host = await hosts.insert(
+        db, id=new_host_id(), team_id=team_id, tags=tags, availability_zone=availability_zone
+    )
     specs = HostSpecs(
         arch="x86_64", cpus=cpus, memory_mb=memory_mb, disk_mb=disk_mb, vmm="qemu", vmm_version="7", accelerated=False,
         version="1",

@@ -51,7 +51,7 @@ async def bootstrap(db: Database, email: str, password: str | None) -> Bootstrap
 
 async def create_host(db: Database, created_by: str | None = None) -> hosts.Created:
     """A host record with a registration token, as `POST /v1/hosts` makes it."""
-    return await hosts.create(db, created_by)
+    return await hosts.create(db, hosts.Wanted(), created_by)
 
 
 async def new_host_token(db: Database, host_id: str) -> hosts.Created:

@@ -34,6 +34,8 @@ Envs = Annotated[
     dict[Annotated[str, Meta(pattern=r"^[^=]{1,256}$")], Annotated[str, Meta(max_length=65536)]],
     Meta(max_length=1024),
 ]
+Trait = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/=-]{0,62}$(?!\n)")]
+HostTags = Annotated[list[Trait], Meta(max_length=32)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
@@ -110,6 +112,10 @@ class SandboxCreate(WhenFull):
     metadata: Metadata = {}
     envs: Envs = {}
     network: Network = field(default_factory=Network)
+    host_tags: Annotated[HostTags, Meta(description="Only hosts that have all of these take it")] = []
+    availability_zone: Annotated[
+        Trait | None, Meta(description="Only hosts of this zone take it; absent: any")
+    ] = None
     private: Annotated[
         bool,
         Meta(description="Requests to its ports must carry `traffic_token` in `E2b-Traffic-Access-Token`"),
@@ -183,6 +189,8 @@ class Sandbox(Struct, kw_only=True):
     snapshot_id: Annotated[str | UnsetType, Meta(description="That it was created from")] = UNSET
     generation: int
     host_id: str | UnsetType = UNSET
+    host_tags: list[str]
+    availability_zone: str | UnsetType = UNSET
     envd_version: str | UnsetType = UNSET
     envd_access_token: Annotated[
         str | UnsetType, Meta(description="In the answers of create, get, resume, rollback and fork")
@@ -334,13 +342,36 @@ class Template(Struct, kw_only=True):
 # Hosts
 
 
+HostType = Annotated[
+    Literal["regular", "byoc"],
+    Meta(
+        description="`regular`: the platform's, for everybody. `byoc`: a team's own, for its sandboxes alone, which then "
+        "go nowhere else"
+    ),
+]
+
+
 class HostCreate(Request):
-    type: Literal["regular"] = "regular"
+    type: HostType = "regular"
+    team_id: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="Of a `byoc` one; another team than yours only for administrators of the platform"),
+    ] = None
+    tags: HostTags = []
+    availability_zone: Trait | None = None
+
+
+class HostUpdate(Request):
+    tags: Annotated[HostTags | UnsetType, Meta(description="Instead of those before")] = UNSET
+    availability_zone: Trait | UnsetType | None = UNSET
 
 
 class Host(Struct, kw_only=True):
     id: str
-    type: Literal["regular"]
+    type: HostType
+    team_id: Annotated[str | UnsetType, Meta(description="Whose own it is")] = UNSET
+    tags: list[str]
+    availability_zone: str | UnsetType = UNSET
     status: Literal["pending", "online", "unreachable"]
     address: str | UnsetType = UNSET
     arch: str

@@ -12,6 +12,10 @@ from wrenn_server.wire.agent import HostSpecs
 class HostRow(msgspec.Struct, kw_only=True):
     id: str
     type: str
+    team_id: str | None
+    """Whose own it is; None: it serves everybody."""
+    tags: list[str]
+    availability_zone: str | None
     status: str
     address: str | None
     arch: str
@@ -60,13 +64,31 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True):
     machine: str = ""
     store: str = ""
     draining: bool = False
+    team_id: str | None = None
+    tags: list[str] = []
+    availability_zone: str | None = None
     has_image: bool = True
     """The root file system of that name is there; it need not be fetched."""
 
 
-async def insert(db: Executor, *, id: str, type: str, created_by: str | None) -> HostRow:
+async def insert(
+    db: Executor,
+    *,
+    id: str,
+    team_id: str | None = None,
+    tags: Sequence[str] = (),
+    availability_zone: str | None = None,
+    created_by: str | None = None,
+) -> HostRow:
+    """:param team_id: whose own it is (`byoc`); None: it serves everybody (`regular`)"""
     record = await db.fetchrow(
-        "INSERT INTO hosts (id, type, created_by) VALUES ($1, $2, $3) RETURNING *", id, type, created_by
+        """INSERT INTO hosts (id, type, team_id, tags, availability_zone, created_by)
+           VALUES ($1, CASE WHEN $2::text IS NULL THEN 'regular' ELSE 'byoc' END, $2, $3, $4, $5) RETURNING *""",
+        id,
+        team_id,
+        sorted(set(tags)),
+        availability_zone,
+        created_by,
     )
     inserted = row(record, HostRow)
     if inserted is None:
@@ -78,12 +100,52 @@ async def get(db: Executor, host_id: str) -> HostRow | None:
     return row(await db.fetchrow("SELECT * FROM hosts WHERE id = $1", host_id), HostRow)
 
 
-async def listing(db: Executor) -> list[HostRow]:
-    return rows(await db.fetch("SELECT * FROM hosts ORDER BY created_at, id"), HostRow)
+async def listing(db: Executor, *, team_id: str | None = None) -> list[HostRow]:
+    """:param team_id: only those of its own; None: all"""
+    records = await db.fetch(
+        "SELECT * FROM hosts WHERE $1::text IS NULL OR team_id = $1 ORDER BY created_at, id", team_id
+    )
+    return rows(records, HostRow)
+
+
+async def has_own(db: Executor, team_id: str) -> bool:
+    """Whether a team has a host of its own that has been online: then its sandboxes go to those alone."""
+    return await db.fetchval(
+        "SELECT EXISTS (SELECT FROM hosts WHERE team_id = $1 AND status <> 'pending')", team_id
+    )
+
+
+async def set_traits(
+    db: Executor,
+    host_id: str,
+    *,
+    tags: Sequence[str] | None,
+    availability_zone: str | None,
+    keep_zone: bool,
+) -> HostRow | None:
+    """:param tags: None: as before; :param keep_zone: the zone stays as before, too"""
+    record = await db.fetchrow(
+        """UPDATE hosts SET tags = coalesce($2, tags), updated_at = now(),
+                  availability_zone = CASE WHEN $4 THEN availability_zone ELSE $3 END
+            WHERE id = $1 RETURNING *""",
+        host_id,
+        None if tags is None else sorted(set(tags)),
+        availability_zone,
+        keep_zone,
+    )
+    return row(record, HostRow)
 
 
 async def delete(db: Executor, host_id: str) -> None:
     await db.execute("DELETE FROM hosts WHERE id = $1", host_id)
+
+
+async def delete_of_deleted_teams(db: Executor) -> None:
+    """Those of a team's own, once they are empty."""
+    await db.execute(
+        """DELETE FROM hosts h USING teams t
+            WHERE t.id = h.team_id AND t.deleted_at IS NOT NULL AND h.sandboxes = 0"""
+    )
 
 
 async def insert_token(db: Executor, *, host_id: str, digest: bytes, lifetime_sec: int) -> None:

@@ -65,6 +65,10 @@ class SandboxRow(msgspec.Struct, kw_only=True):
     check_after: datetime | None
     key_id: str | None = None
     """Of the API key that it was made with."""
+    host_tags: list[str] = []
+    """What a host must have to take it."""
+    availability_zone: str | None = None
+    """That its host must be in; None: any."""
 
     @property
     def keep_alive(self) -> KeepAlive | None:
@@ -107,6 +111,8 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     key_id: str | None = None
     pool_ticket: int | None = None
     """Its place in the queue for the team's pool."""
+    host_tags: Sequence[str] = ()
+    availability_zone: str | None = None
 
 
 class Room(msgspec.Struct, kw_only=True, frozen=True):
@@ -145,14 +151,15 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::int[],
                                     $8::int[], $9::text[], $10::jsonb[], $11::text[], $17::text[], $18::text[],
                                     $19::bool[], $20::bool[], $21::jsonb[], $22::text[], $23::text[], $25::text[],
-                                    $26::text[], $27::bigint[])
+                                    $26::text[], $27::bigint[], $28::text[], $29::text[])
                  AS n (id, team_id, template_id, template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
                        metadata, access_token, image, snapshot_id, pause_memory, auto_resume, network,
-                       traffic_token, mask_host, activity, key_id, pool_ticket)),
+                       traffic_token, mask_host, activity, key_id, pool_ticket, host_tags, availability_zone)),
            wanted AS (SELECT sum(vcpus) AS cpus, sum(memory_mb) AS memory, sum(disk_mb) AS disk FROM new),
            host AS (
                SELECT h.id FROM hosts h, wanted w
                 WHERE h.id = $12 AND h.status = 'online' AND NOT h.draining
+                  AND (h.team_id IS NULL OR h.team_id = ALL($2::text[]))
                   AND h.cpus_reserved + w.cpus <= h.cpus * $13::float8
                   AND h.memory_mb_reserved + w.memory <= h.memory_mb * $14::float8
                   AND h.disk_mb_reserved + w.disk <= h.disk_mb * $15::float8
@@ -160,11 +167,12 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
            INSERT INTO sandboxes (id, team_id, template_id, template, host_id, state, vcpus, memory_mb, disk_mb,
                                   timeout_sec, on_timeout, metadata, access_token, check_after, image, snapshot_id,
                                   pause_memory, auto_resume, network, traffic_token, mask_host, actor,
-                                  activity, key_id, pool_ticket)
+                                  activity, key_id, pool_ticket, host_tags, availability_zone)
            SELECT n.id, n.team_id, n.template_id, n.template, host.id, 'starting', n.vcpus, n.memory_mb, n.disk_mb,
                   n.timeout_sec, n.on_timeout, n.metadata, n.access_token, now() + make_interval(secs => $16),
                   n.image, n.snapshot_id, n.pause_memory, n.auto_resume, n.network, n.traffic_token, n.mask_host,
-                  $24, string_to_array(n.activity, ','), n.key_id, n.pool_ticket
+                  $24, string_to_array(n.activity, ','), n.key_id, n.pool_ticket,
+                  string_to_array(n.host_tags, ','), n.availability_zone
              FROM new n, host
            RETURNING *""",
         [n.id for n in new],
@@ -194,6 +202,8 @@ async def insert_many(db: Executor, new: Sequence[New], host_id: str, room: Room
         [",".join(n.activity) for n in new],  # an array of arrays would have to be rectangular
         [n.key_id for n in new],
         [n.pool_ticket for n in new],
+        [",".join(sorted(set(n.host_tags))) for n in new],
+        [n.availability_zone for n in new],
     )
     return rows(records, SandboxRow)
 
@@ -265,6 +275,7 @@ async def begin_resume(
            host AS (
                SELECT h.id FROM locked h, paused p
                 WHERE h.id = coalesce($7, p.host_id) AND h.status = 'online'
+                  AND (h.team_id IS NULL OR h.team_id = p.team_id)
                   AND h.cpus_reserved + p.vcpus <= h.cpus * $4::float8
                   AND h.memory_mb_reserved + p.memory_mb <= h.memory_mb * $5::float8
                   AND ($7::text IS NULL OR
@@ -439,6 +450,7 @@ async def move(db: Executor, seen: SandboxRow, host_id: str, room: Room) -> bool
                host AS (
                    SELECT h.id FROM locked h, paused p
                     WHERE h.id = $4 AND h.status = 'online' AND NOT h.draining
+                      AND (h.team_id IS NULL OR h.team_id = p.team_id)
                       AND h.disk_mb_reserved + p.disk_mb + p.memory_mb <= h.disk_mb * $5::float8)
                UPDATE sandboxes s SET host_id = host.id, updated_at = now()
                  FROM paused, host WHERE s.id = paused.id""",

@@ -101,6 +101,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
                     templates.listing,
                     *pools.ROUTES,
                     *invoices.ROUTES,
+                    *hosts.ROUTES,
                 ],
                 guards=[auth.caller_guard],
                 dependencies=_CALLER,
@@ -122,7 +123,6 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             Router(
                 "/",
                 route_handlers=[
-                    *hosts.ADMIN_ROUTES,
                     *accounts.ADMIN_ROUTES,
                     *audit.ADMIN_ROUTES,
                     *pools.ADMIN_ROUTES,

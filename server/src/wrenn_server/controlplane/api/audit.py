@@ -34,7 +34,9 @@ LOG_INS = frozenset({"finishOAuth"})
 """They are asked for with GET."""
 _NOTED = "audit"
 _ANSWER = 64 * 1024
-_PLATFORM_PATHS = ("/v1/hosts", "/v1/admin/")
+_PLATFORM = "/v1/admin/"
+_HOSTS = "/v1/hosts"
+"""The platform's affair when its administrators see to them; others see to those of their team's own."""
 
 
 def audited(app: ASGIApp, cp: ControlPlane) -> ASGIApp:
@@ -84,7 +86,9 @@ def of_request(scope: Mapping[str, Any], status: int, body: bytes) -> Entry | No
     actor_type, actor_id, team_id = noted.actor or _actor(state, answer)
     found = audit.resource(scope.get("path_params") or {}, answer if status < 400 else {})
     type, id = found or noted.about or (None, None)
-    ours = team_id is None or scope["path"].startswith(_PLATFORM_PATHS)
+    caller: Caller | None = state.get("caller")
+    by_platform = caller is not None and caller.is_admin and scope["path"].startswith(_HOSTS)
+    ours = team_id is None or by_platform or scope["path"].startswith(_PLATFORM)
     return Entry(
         id=new_audit_id(),
         chain=PLATFORM if ours else team_id or PLATFORM,

@@ -2,36 +2,63 @@
 
 from typing import Annotated
 
-from litestar import delete, get, post
+from litestar import delete, get, patch, post
 from litestar.params import FromPath, JSONBody, QueryParameter
+from msgspec import UNSET
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import shape
+from wrenn_server.controlplane.api import auth, shape
 from wrenn_server.controlplane.api.auth import Agent, Cp, From, Who
 from wrenn_server.controlplane.services import attempts, drains, hosts
+from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.wire import agent
 
+_HOST = "/v1/hosts/{host_id:str}"
+_MANAGES = auth.needs("admin", beyond=True, platform=True)
 
-@post("/v1/hosts", operation_id="createHost", tags=["hosts"])
+
+@post("/v1/hosts", operation_id="createHost", tags=["hosts"], opt=_MANAGES)
 async def create(cp: Cp, caller: Who, data: JSONBody[schema.HostCreate | None] = None) -> schema.HostCreated:
-    """Make a record for a host. Its agent registers with the token: valid for one hour, usable once."""
-    created = await hosts.create(cp.db, caller.user_id)
+    """Make a record for a host. Its agent registers with the token: valid for one hour, usable once. Administrators of
+    the platform make `regular` ones, owners and administrators of a team `byoc` ones."""
+    given = data or schema.HostCreate()
+    if given.type == "regular" and given.team_id is not None:
+        raise InvalidRequest("team_id is for hosts of the type byoc")
+    team_id = None if given.type == "regular" else given.team_id or caller.team_id
+    wanted = hosts.Wanted(team_id=team_id, tags=given.tags, availability_zone=given.availability_zone)
+    created = await hosts.create_for(cp, caller, wanted)
     return schema.HostCreated(host=shape.host(created.host), registration_token=created.registration_token)
 
 
-@get("/v1/hosts", operation_id="listHosts", tags=["hosts"])
+@get("/v1/hosts", operation_id="listHosts", tags=["hosts"], opt=auth.needs("read", beyond=True))
 async def listing(cp: Cp, caller: Who) -> list[schema.Host]:
-    """All hosts, oldest first."""
-    return [shape.host(row) for row in await hosts.listing(cp)]
+    """Your team's own hosts, for administrators of the platform all; oldest first."""
+    return [shape.host(row) for row in await hosts.listing(cp, caller)]
 
 
-@get("/v1/hosts/{host_id:str}", operation_id="getHost", tags=["hosts"])
+@get(_HOST, operation_id="getHost", tags=["hosts"], opt=auth.needs("read", beyond=True))
 async def get_one(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.Host:
     """One host."""
-    return shape.host(await hosts.get(cp.db, host_id))
+    return shape.host(await hosts.seen(cp, caller, host_id))
 
 
-@delete("/v1/hosts/{host_id:str}", operation_id="deleteHost", tags=["hosts"])
+@patch(_HOST, operation_id="updateHost", tags=["hosts"], opt=_MANAGES)
+async def update(
+    cp: Cp, caller: Who, host_id: FromPath[str], data: JSONBody[schema.HostUpdate]
+) -> schema.Host:
+    """Change a host's tags and zone, for what is placed from now on."""
+    host = await hosts.seen(cp, caller, host_id)
+    changed = await hosts.set_traits(
+        cp,
+        host,
+        tags=auth.given(data.tags),
+        availability_zone=auth.given(data.availability_zone),
+        keep_zone=data.availability_zone is UNSET,
+    )
+    return shape.host(changed)
+
+
+@delete(_HOST, operation_id="deleteHost", tags=["hosts"], opt=_MANAGES)
 async def delete_one(
     cp: Cp,
     caller: Who,
@@ -41,26 +68,27 @@ async def delete_one(
     ] = False,
 ) -> None:
     """Remove a host's record. Nothing on the host itself is touched."""
-    await hosts.delete(cp, host_id, force=force)
+    await hosts.delete(cp, await hosts.seen(cp, caller, host_id), force=force)
 
 
-@post("/v1/hosts/{host_id:str}/drain", operation_id="drainHost", tags=["hosts"], status_code=200)
+@post(_HOST + "/drain", operation_id="drainHost", tags=["hosts"], status_code=200, opt=_MANAGES)
 async def drain(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.Host:
     """Move everything away from a host: nothing new is placed there, running sandboxes go on on others with the same id
     and URL, paused ones rest there. It is done when the host has no sandboxes any more."""
-    return shape.host(await drains.begin(cp, host_id))
+    return shape.host(await drains.begin(cp, await hosts.seen(cp, caller, host_id)))
 
 
-@delete("/v1/hosts/{host_id:str}/drain", operation_id="undrainHost", tags=["hosts"], status_code=200)
+@delete(_HOST + "/drain", operation_id="undrainHost", tags=["hosts"], status_code=200, opt=_MANAGES)
 async def undrain(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.Host:
     """Let a host take part again. What has moved stays where it is."""
-    return shape.host(await drains.cancel(cp, host_id))
+    return shape.host(await drains.cancel(cp, await hosts.seen(cp, caller, host_id)))
 
 
-@post("/v1/hosts/{host_id:str}/token", operation_id="createHostToken", tags=["hosts"])
+@post(_HOST + "/token", operation_id="createHostToken", tags=["hosts"], opt=_MANAGES)
 async def token(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema.HostCreated:
     """Another registration token, for a host whose registration failed or whose credentials were lost."""
-    created = await hosts.new_token(cp.db, host_id)
+    host = await hosts.seen(cp, caller, host_id)
+    created = await hosts.new_token(cp.db, host.id)
     return schema.HostCreated(host=shape.host(created.host), registration_token=created.registration_token)
 
 
@@ -79,4 +107,4 @@ async def heartbeat(cp: Cp, host: Agent, host_id: FromPath[str], data: JSONBody[
     await hosts.heartbeat(cp, host, data)
 
 
-ADMIN_ROUTES = [create, listing, get_one, delete_one, drain, undrain, token]
+ROUTES = [create, listing, get_one, update, delete_one, drain, undrain, token]

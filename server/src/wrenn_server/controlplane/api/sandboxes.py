@@ -69,6 +69,8 @@ async def create(
         private=given.private,
         mask_host=given.mask_host,
         key_id=caller.key_id,
+        host_tags=given.host_tags,
+        availability_zone=given.availability_zone,
     )
 
     async def carry_out(claim: Claim | None) -> schema.Sandbox:

@@ -56,6 +56,8 @@ def sandbox(row: SandboxRow, *, secrets: bool) -> schema.Sandbox:
         snapshot_id=or_unset(row.snapshot_id),
         generation=row.generation,
         host_id=or_unset(row.host_id),
+        host_tags=row.host_tags,
+        availability_zone=or_unset(row.availability_zone),
         envd_version=row.envd_version or UNSET,
         envd_access_token=row.access_token if secrets else UNSET,
         reason=Reason(row.reason) if row.reason else UNSET,
@@ -154,7 +156,10 @@ def template(row: TemplateRow) -> schema.Template:
 def host(row: HostRow) -> schema.Host:
     return schema.Host(
         id=row.id,
-        type=cast('Literal["regular"]', row.type),
+        type=cast('Literal["regular", "byoc"]', row.type),
+        team_id=or_unset(row.team_id),
+        tags=row.tags,
+        availability_zone=or_unset(row.availability_zone),
         status=cast('Literal["pending", "online", "unreachable"]', row.status),
         address=or_unset(row.address),
         arch=row.arch,

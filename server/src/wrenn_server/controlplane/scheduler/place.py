@@ -23,6 +23,32 @@ class Saved:
     """False: the disk alone, which boots on any machine of the same architecture."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a sandbox asks of its host besides room."""
+
+    team_id: str
+    """Whose sandbox it is."""
+    tags: frozenset[str] = frozenset()
+    """That the host must have, all of them."""
+    availability_zone: str | None = None
+    """None: any."""
+
+
+def allowed(candidates: Iterable[Candidate], team_id: str) -> list[Candidate]:
+    """Those that a team's sandboxes may be on: its own alone, if it has any, or else those for everybody. Another team's
+    never."""
+    known = list(candidates)
+    return [host for host in known if host.team_id == team_id] or [
+        host for host in known if host.team_id is None
+    ]
+
+
+def suits(host: Candidate, wish: Wish) -> bool:
+    """Whether it has the tags, and is in the zone."""
+    return wish.tags.issubset(host.tags) and wish.availability_zone in (None, host.availability_zone)
+
+
 def can_go_on(host: Candidate, saved: Saved) -> bool:
     """Whether what was saved elsewhere can be fetched by a host, and goes on there."""
     if not saved.store or host.store != saved.store:
@@ -39,6 +65,7 @@ def choose(
     memory_mb: int,
     disk_mb: int,
     room: Room,
+    wish: Wish,
     chance: int,
     without: Collection[str] = (),
     saved: Saved | None = None,
@@ -52,8 +79,11 @@ def choose(
     """
     loads = [
         (load_with(host, vcpus, memory_mb, disk_mb, room), host)
-        for host in candidates
-        if host.id not in without and not host.draining and (saved is None or can_go_on(host, saved))
+        for host in allowed(candidates, wish.team_id)
+        if host.id not in without
+        and not host.draining
+        and suits(host, wish)
+        and (saved is None or can_go_on(host, saved))
     ]
     fitting = [(load, host) for load, host in loads if load <= 1]
     fitting = [(load, host) for load, host in fitting if host.has_image] or fitting

@@ -14,7 +14,7 @@ import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
-from wrenn_server.controlplane.services import elsewhere, hosts, pauses
+from wrenn_server.controlplane.services import elsewhere, pauses
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
@@ -31,11 +31,10 @@ AT_ONCE = 2
 log = structlog.get_logger()
 
 
-async def begin(cp: ControlPlane, host_id: str) -> HostRow:
+async def begin(cp: ControlPlane, host: HostRow) -> HostRow:
     """From now on the host takes nothing new, and what it has is moved. Idempotent.
 
     :raises Conflict: `no_object_store`, there is no way for what it has"""
-    host = await hosts.get(cp.db, host_id)
     if not host.store and await db_sandboxes.alive_on(cp.db, host.id):
         raise Conflict(
             f"host {host.id} has sandboxes and no object store, by which they could move",
@@ -45,9 +44,9 @@ async def begin(cp: ControlPlane, host_id: str) -> HostRow:
     return await _set(cp, host, True)
 
 
-async def cancel(cp: ControlPlane, host_id: str) -> HostRow:
+async def cancel(cp: ControlPlane, host: HostRow) -> HostRow:
     """The host takes part again. What has moved stays where it is. Idempotent."""
-    return await _set(cp, await hosts.get(cp.db, host_id), False)
+    return await _set(cp, host, False)
 
 
 async def _set(cp: ControlPlane, host: HostRow, draining: bool) -> HostRow:

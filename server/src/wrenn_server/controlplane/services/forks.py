@@ -76,6 +76,8 @@ async def _fork(
         private=source.traffic_token is not None,
         mask_host=source.mask_host,
         key_id=key_id,
+        host_tags=source.host_tags,
+        availability_zone=source.availability_zone,
     )
     new = [
         sandboxes.new_row(wanted, source.template_id, source.image, source.snapshot_id, ticket)

@@ -1,4 +1,5 @@
-"""Hosts: registration, heartbeats, removal.
+"""Hosts: registration, heartbeats, removal. A `regular` host serves everybody and is the affair of the platform's
+administrators; a `byoc` one is a team's own. Its agent is its team's, and is believed about that team alone.
 
 ```
  POST /v1/hosts ──► pending ── register (token, once) ──► heartbeat ──► online ── 90 s of silence ──► unreachable
@@ -20,20 +21,24 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.keys import HostClaims
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import outcomes
+from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
+from wrenn_server.db import teams as db_teams
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.address import Address
-from wrenn_server.model.errors import Conflict, InvalidRequest, NotFound, Unauthorized, WrennError
+from wrenn_server.model.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized, WrennError
 from wrenn_server.model.ids import new_host_id, new_template_id, parse_host_id
 from wrenn_server.wire import agent
 
 TOKEN_LIFETIME_SEC = 3600
+_OWN_MAX = 256
+"""Hosts of one team."""
 _AT_ONCE = 16
 """Changes of one heartbeat that are written at the same time: some wait for the host, the others must not wait for them."""
 _TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
@@ -47,11 +52,55 @@ class Created:
     registration_token: str = field(repr=False)
 
 
-async def create(db: Database, created_by: str | None) -> Created:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A host that is to be.
+
+    :ivar team_id: whose own it is; None: it serves everybody
+    """
+
+    team_id: str | None = None
+    tags: Sequence[str] = ()
+    availability_zone: str | None = None
+
+
+async def create_for(cp: ControlPlane, caller: Caller, wanted: Wanted) -> Created:
+    """As `create`, by somebody: administrators of the platform make all, those of a team its own.
+
+    :raises Forbidden: it would serve everybody; :raises NotFound: there is no such team, or it is another one
+    :raises Conflict: `too_many_hosts`
+    """
+    team_id = wanted.team_id
+    if team_id is None and not caller.is_admin:
+        raise Forbidden(
+            "only administrators of the platform make hosts that serve everybody",
+            hint="one of your team's own is of the type `byoc`",
+        )
+    if team_id is not None:
+        known = team_id == caller.team_id or (caller.is_admin and await db_teams.get(cp.db, team_id))
+        if not known:
+            raise NotFound(f"team {team_id[:64]} does not exist", code="team_not_found")
+        if len(await db_hosts.listing(cp.db, team_id=team_id)) >= _OWN_MAX:
+            raise Conflict(
+                f"a team has at most {_OWN_MAX} hosts of its own",
+                code="too_many_hosts",
+                hint="delete records of those that will not come back",
+            )
+    return await create(cp.db, wanted, caller.user_id)
+
+
+async def create(db: Database, wanted: Wanted, created_by: str | None) -> Created:
     """A record for a host that will register within an hour."""
     token = _new_token()
     async with db.transaction() as tx:
-        host = await db_hosts.insert(tx, id=new_host_id(), type="regular", created_by=created_by)
+        host = await db_hosts.insert(
+            tx,
+            id=new_host_id(),
+            team_id=wanted.team_id,
+            tags=wanted.tags,
+            availability_zone=wanted.availability_zone,
+            created_by=created_by,
+        )
         await db_hosts.insert_token(
             tx, host_id=host.id, digest=_digest(token), lifetime_sec=TOKEN_LIFETIME_SEC
         )
@@ -83,6 +132,7 @@ async def register(cp: ControlPlane, request: agent.Register) -> agent.Registere
         )
     _check_token(token)
     address = _parse_address(request.address)
+    _check_address(await get(cp.db, token.host_id), address)
     # Signed before the token is used up: a request that cannot be signed must not cost it.
     certificate = cp.keys.certify(request.csr_pem, token.host_id, address)
     host = await db_hosts.register(
@@ -121,6 +171,7 @@ async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> N
     if not 0 <= beat.sequence < 2**62:
         raise InvalidRequest("sequence is not a number that a heartbeat can have")
     address = _parse_address(beat.address)
+    _check_address(host, address)
     fresh = await db_hosts.heartbeat(
         cp.db,
         host.id,
@@ -134,7 +185,8 @@ async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> N
         return
     if host.status != "online":
         log.info("host is online", action="host_online", host_id=host.id)
-    if added := sorted(set(_names(beat.templates)) - set(host.templates)):
+    # What a team's own host calls its images must not become names that everybody sees.
+    if host.team_id is None and (added := sorted(set(_names(beat.templates)) - set(host.templates))):
         await db_templates.insert_platform(cp.db, [new_template_id() for _ in added], added)
     await _compare(cp, host, beat.sandboxes)
     await _note_expiry(cp, host, beat.sandboxes)
@@ -142,8 +194,38 @@ async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> N
         await _note_stored(cp, host, beat)
 
 
-async def listing(cp: ControlPlane) -> list[HostRow]:
-    return await db_hosts.listing(cp.db)
+async def listing(cp: ControlPlane, caller: Caller) -> list[HostRow]:
+    """All for administrators of the platform, for others their team's own."""
+    return await db_hosts.listing(cp.db, team_id=None if caller.is_admin else caller.team_id)
+
+
+async def seen(cp: ControlPlane, caller: Caller, host_id: str) -> HostRow:
+    """:raises NotFound: also those that the caller has nothing to do with"""
+    host = await get(cp.db, host_id)
+    if not caller.is_admin and host.team_id != caller.team_id:
+        raise _not_found(host_id)
+    return host
+
+
+async def set_traits(
+    cp: ControlPlane,
+    host: HostRow,
+    *,
+    tags: Sequence[str] | None,
+    availability_zone: str | None,
+    keep_zone: bool,
+) -> HostRow:
+    """For what is placed from now on; sandboxes that are there stay.
+
+    :param tags: None: as before; :param keep_zone: the zone stays as before, too
+    :raises NotFound: it was removed
+    """
+    changed = await db_hosts.set_traits(
+        cp.db, host.id, tags=tags, availability_zone=availability_zone, keep_zone=keep_zone
+    )
+    if changed is None:
+        raise _not_found(host.id)
+    return changed
 
 
 async def get(db: Database, host_id: str) -> HostRow:
@@ -151,16 +233,15 @@ async def get(db: Database, host_id: str) -> HostRow:
     parsed = parse_host_id(host_id)
     host = await db_hosts.get(db, parsed) if parsed else None
     if host is None:
-        raise NotFound(f"host {host_id[:64]} does not exist", code="host_not_found")
+        raise _not_found(host_id)
     return host
 
 
-async def delete(cp: ControlPlane, host_id: str, *, force: bool) -> None:
+async def delete(cp: ControlPlane, host: HostRow, *, force: bool) -> None:
     """Removes the record; its token is refused from then on. The agent and what runs there are not touched.
 
     :raises Conflict: it has sandboxes; with `force` they count as failed
     """
-    host = await get(cp.db, host_id)
     alive = await db_sandboxes.alive_on(cp.db, host.id)
     if alive and not force:
         raise Conflict(
@@ -176,7 +257,9 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
     """Believes what only the host can know; whatever else looks wrong is for the reconciler to ask about, because a
     heartbeat may have been under way while we acted."""
     known = {
-        row.id: row for row in await db_sandboxes.known_to(cp.db, host.id, [report.id for report in reports])
+        row.id: row
+        for row in await db_sandboxes.known_to(cp.db, host.id, [report.id for report in reports])
+        if host.team_id in (None, row.team_id)
     }
     reported = {report.id: report for report in reports}
     limit = asyncio.Semaphore(_AT_ONCE)
@@ -289,6 +372,19 @@ def _parse_address(text: str | None) -> Address | None:
         return Address.parse(text)
     except ValueError as error:
         raise InvalidRequest(f"address {text[:100]!r}: {error}") from error
+
+
+def _check_address(host: HostRow, address: Address | None) -> None:
+    """:raises InvalidRequest: we would speak without TLS to something on our own machine, because a team says so"""
+    if host.team_id is not None and (address is None or address.is_loopback):
+        raise InvalidRequest(
+            "a team's own host needs an address that the control plane can reach it at",
+            hint="start its agent with --address HOST:PORT, not of the loopback interface",
+        )
+
+
+def _not_found(host_id: str) -> NotFound:
+    return NotFound(f"host {host_id[:64]} does not exist", code="host_not_found")
 
 
 def _names(templates: Sequence[str]) -> list[str]:

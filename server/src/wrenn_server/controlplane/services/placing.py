@@ -1,13 +1,13 @@
 """Where a sandbox can go: the hosts that it fits on, the best first."""
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
 from wrenn_server.controlplane.scheduler import place
-from wrenn_server.controlplane.scheduler.place import Saved
+from wrenn_server.controlplane.scheduler.place import Saved, Wish
 from wrenn_server.db import placement
 
 CANDIDATES = 8
@@ -15,7 +15,15 @@ CANDIDATES_FOR_SAVED = 64
 """More, because which of them can go on with a certain memory is seen only when they are chosen from."""
 
 
-class Sized(Protocol):
+class Demand(Protocol):
+    """A sandbox that looks for a host."""
+
+    @property
+    def team_id(self) -> str: ...
+    @property
+    def host_tags(self) -> Sequence[str]: ...
+    @property
+    def availability_zone(self) -> str | None: ...
     @property
     def vcpus(self) -> int: ...
     @property
@@ -26,7 +34,7 @@ class Sized(Protocol):
 
 async def fitting(
     cp: ControlPlane,
-    size: Sized,
+    demand: Demand,
     *,
     image: str,
     tried: set[str],
@@ -43,18 +51,23 @@ async def fitting(
         image=image,
         host_id=host_id,
         store=saved.store if saved else None,
-        vcpus=size.vcpus,
-        memory_mb=size.memory_mb,
-        disk_mb=size.disk_mb,
+        team_id=demand.team_id,
+        tags=demand.host_tags,
+        availability_zone=demand.availability_zone,
+        vcpus=demand.vcpus,
+        memory_mb=demand.memory_mb,
+        disk_mb=demand.disk_mb,
         room=cp.config.room,
         limit=CANDIDATES_FOR_SAVED if saved else CANDIDATES,
     )
+    wish = Wish(demand.team_id, frozenset(demand.host_tags), demand.availability_zone)
     while host := place.choose(
         candidates,
-        vcpus=size.vcpus,
-        memory_mb=size.memory_mb,
-        disk_mb=size.disk_mb,
+        vcpus=demand.vcpus,
+        memory_mb=demand.memory_mb,
+        disk_mb=demand.disk_mb,
         room=cp.config.room,
+        wish=wish,
         chance=secrets.randbits(32),
         without=tried,
         saved=saved,

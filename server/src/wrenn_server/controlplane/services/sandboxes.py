@@ -66,6 +66,10 @@ class Wanted:
     """The Host that its ports are told instead of the real one; `${PORT}` stands for the port."""
     key_id: str | None = None
     """Of the API key that asks."""
+    host_tags: Sequence[str] = ()
+    """What its host must have, all of them."""
+    availability_zone: str | None = None
+    """That its host must be in; None: any."""
 
 
 async def create(
@@ -186,7 +190,7 @@ async def _create(cp: ControlPlane, wanted: Wanted, claim: Claim | None, ticket:
                 refused = error
                 if isinstance(error, Uncertain | DatabaseUnavailable):
                     raise
-    raise refused or await _no_host(cp, found)
+    raise refused or await _no_host(cp, wanted, found)
 
 
 async def _hosts(cp: ControlPlane, wanted: Wanted, found: Resolved) -> AsyncGenerator[Host]:
@@ -221,7 +225,8 @@ async def _insert(cp: ControlPlane, new: New, host_id: str, claim: Claim | None)
         return row
 
 
-async def _no_host(cp: ControlPlane, found: Resolved) -> Unavailable:
+async def _no_host(cp: ControlPlane, wanted: Wanted, found: Resolved) -> Unavailable:
+    own = await db_hosts.has_own(cp.db, wanted.team_id)
     if found.snapshot is not None:
         host_id = found.snapshot.host_id
         host = await db_hosts.get(cp.db, host_id) if host_id else None
@@ -231,14 +236,34 @@ async def _no_host(cp: ControlPlane, found: Resolved) -> Unavailable:
                 retryable=host is not None,
                 hint=None if host else "the host was removed, and the snapshot was lost with it",
             )
+        if host.team_id != (wanted.team_id if own else None) or not _suits(host, wanted):
+            return Unavailable(
+                f"the host that holds snapshot {found.snapshot.id} is not one that this sandbox may be on, and no other "
+                "one can fetch it",
+                code="no_hosts_available",
+                hint="it is not the team's own, or lacks the `host_tags` or the `availability_zone`; an object store "
+                "takes snapshots to other hosts",
+            )
         return Unavailable(
             f"the host that holds snapshot {found.snapshot.id} has no room for a sandbox of its size now",
             code="no_hosts_available",
         )
+    traits = ["of the team's own"] if own else []
+    if wanted.host_tags:
+        traits.append(f"with the tags {', '.join(sorted(set(wanted.host_tags)))}")
+    if wanted.availability_zone is not None:
+        traits.append(f"in the zone {wanted.availability_zone}")
     return Unavailable(
-        "no host has room for this sandbox now",
+        " ".join(("no host", *traits, "has room for this sandbox now")),
         code="no_hosts_available",
         hint="ask for less memory or disk, end sandboxes that are not needed, or add a host",
+    )
+
+
+def _suits(host: db_hosts.HostRow, wanted: Wanted) -> bool:
+    return set(wanted.host_tags) <= set(host.tags) and wanted.availability_zone in (
+        None,
+        host.availability_zone,
     )
 
 
@@ -278,6 +303,8 @@ def new_row(wanted: Wanted, template_id: str, image: str, snapshot_id: str | Non
         access_token=secrets.token_hex(24),
         key_id=wanted.key_id,
         pool_ticket=ticket,
+        host_tags=wanted.host_tags,
+        availability_zone=wanted.availability_zone,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import mail, pools, sandboxes
 from wrenn_server.controlplane.services.users import Caller, digest
+from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import teams as db_teams
 from wrenn_server.db import users as db_users
@@ -93,6 +94,7 @@ async def converge(cp: ControlPlane) -> None:
     for row in await db_sandboxes.of_deleted_teams(cp.db):
         with contextlib.suppress(WrennError):  # the next round tries again
             await sandboxes.kill(cp, row.team_id, row.id)
+    await db_hosts.delete_of_deleted_teams(cp.db)
 
 
 async def add_member(
