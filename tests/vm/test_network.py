@@ -18,6 +18,7 @@ from support.network_world import FORBIDDEN, HOST_ADDRESS, INTERNET_ADDRESS, NET
 from wrenn_server.hostagent.network import plan, rules
 from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, Slot
 from wrenn_server.hostagent.network.slots import Slots, clean_up
+from wrenn_server.linux import interfaces, process
 from wrenn_server.linux.nft import Nft
 
 pytestmark = [
@@ -41,6 +42,25 @@ async def test_a_guest_reaches_the_internet_under_the_hosts_address(world: World
         assert (data, sender[0]) == (b"hello", HOST_ADDRESS)
         server.sendto(b"and back", sender)
         assert (await net.receive(client))[0] == b"and back"
+
+
+async def test_what_leaves_the_namespace_is_counted_at_the_cables_end(
+    world: World, slots: Slots, slot: Slot, guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.run(["mount", "-t", "sysfs", "sysfs", str(tmp_path)])  # of this test's host
+    monkeypatch.setattr(interfaces, "CLASS", tmp_path / "class/net")
+    try:
+        server = await world.in_internet(lambda: net.udp_server(INTERNET_ADDRESS))
+        client = await guest.udp_socket()
+        with server, client:
+            before = interfaces.received_bytes(slot.veth)
+            client.sendto(bytes(1000), (FORBIDDEN[1], PORT))
+            for _ in range(5):
+                client.sendto(bytes(1000), (INTERNET_ADDRESS, PORT))
+                await net.receive(server)
+            assert 5000 <= interfaces.received_bytes(slot.veth) - before < 6000
+    finally:
+        await process.run(["umount", str(tmp_path)])
 
 
 async def test_the_agent_reaches_the_guest_from_inside(slots: Slots, slot: Slot, guest: Guest) -> None:
