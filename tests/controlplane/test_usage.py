@@ -124,6 +124,22 @@ async def test_what_cannot_be_is_not_counted(world: World, host: SimulatedAgent)
             await send(host, [sample(sandbox_id, 1)], first, epoch=epoch)
 
 
+async def test_figures_beyond_measure_stand_still(world: World, host: SimulatedAgent) -> None:
+    """A host that tells them costs nobody else the roll-up."""
+    ids = [(await world.new_sandbox())["id"] for _ in range(2)]
+    for first in (1, 41, 81):
+        found = [sample(ids[n % 2], 1, mem_used=2**63 - 1, egress_bytes=2**43 - 1) for n in range(40)]
+        await send(host, found, first)
+    [before] = await told(world)
+    assert before["ram_mb_minutes"] == 10**18 / 60_000
+    assert before["egress_bytes"] == 120 * (2**43 - 1)
+    long_ago = datetime.now(UTC).date() - timedelta(days=usage.KEEP_DAYS + 1)
+    await world.cp.db.execute("UPDATE usage_days SET day = $1", long_ago)
+    await usage.roll_up(world.cp)
+    [day] = await usage.of_team(world.cp, world.admin.team_id, long_ago, long_ago)
+    assert (day.memory_mb_ms, day.egress_bytes) == (10**18, before["egress_bytes"])
+
+
 async def test_numbers_with_many_gaps_become_one_range(db: Database) -> None:
     await db.execute("INSERT INTO hosts (id) VALUES ('h')")
     async with db.transaction() as tx:

@@ -74,14 +74,17 @@ async def count(tx: Connection, host_id: str, samples: Sequence[Sample]) -> None
     await tx.execute(
         """INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
            SELECT s.id, (to_timestamp(n.at) AT TIME ZONE 'UTC')::date AS day, s.team_id,
-                  sum(n.cpu_ms), sum(n.memory), sum(n.disk), sum(n.egress)
+                  least(sum(n.cpu_ms), $8::bigint), least(sum(n.memory), $8), least(sum(n.disk), $8),
+                  least(sum(n.egress), $8)
              FROM unnest($2::text[], $3::float8[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
                AS n (sandbox_id, at, cpu_ms, memory, disk, egress)
              JOIN sandboxes s ON s.id = n.sandbox_id AND s.host_id = $1
             GROUP BY s.id, day, s.team_id ORDER BY s.team_id, day, s.id
            ON CONFLICT (team_id, day, sandbox_id) DO UPDATE
-              SET cpu_ms = u.cpu_ms + excluded.cpu_ms, memory_mb_ms = u.memory_mb_ms + excluded.memory_mb_ms,
-                  disk_mb_ms = u.disk_mb_ms + excluded.disk_mb_ms, egress_bytes = u.egress_bytes + excluded.egress_bytes""",
+              SET cpu_ms = least(u.cpu_ms + excluded.cpu_ms, $8),
+                  memory_mb_ms = least(u.memory_mb_ms + excluded.memory_mb_ms, $8),
+                  disk_mb_ms = least(u.disk_mb_ms + excluded.disk_mb_ms, $8),
+                  egress_bytes = least(u.egress_bytes + excluded.egress_bytes, $8)""",
         host_id,
         [s.sandbox_id for s in samples],
         [s.at for s in samples],
@@ -89,6 +92,7 @@ async def count(tx: Connection, host_id: str, samples: Sequence[Sample]) -> None
         [_whole(s.mem_used / _MIB * s.seconds * 1000) for s in samples],
         [_whole(s.disk_used / _MIB * s.seconds * 1000) for s in samples],
         [s.egress_bytes for s in samples],
+        _MOST,
     )
 
 
@@ -97,14 +101,16 @@ async def days(
 ) -> list[DayRow]:
     """Oldest first, both ends included; days without any use are not there."""
     records = await db.fetch(
-        """SELECT day, sum(cpu_ms)::bigint AS cpu_ms, sum(memory_mb_ms)::bigint AS memory_mb_ms,
-                  sum(disk_mb_ms)::bigint AS disk_mb_ms, sum(egress_bytes)::bigint AS egress_bytes
+        """SELECT day, least(sum(cpu_ms), $5::bigint)::bigint AS cpu_ms,
+                  least(sum(memory_mb_ms), $5)::bigint AS memory_mb_ms,
+                  least(sum(disk_mb_ms), $5)::bigint AS disk_mb_ms, least(sum(egress_bytes), $5)::bigint AS egress_bytes
              FROM usage_days WHERE team_id = $1 AND day BETWEEN $2 AND $3 AND ($4::text IS NULL OR sandbox_id = $4)
             GROUP BY day ORDER BY day""",
         team_id,
         first,
         last,
         sandbox_id,
+        _MOST,
     )
     return rows(records, DayRow)
 
@@ -169,15 +175,18 @@ async def roll_up(tx: Connection, before: date, limit: int) -> int:
                RETURNING *),
            kept AS (
                INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
-               SELECT '', day, team_id, sum(cpu_ms), sum(memory_mb_ms), sum(disk_mb_ms), sum(egress_bytes)
+               SELECT '', day, team_id, least(sum(cpu_ms), $3::bigint), least(sum(memory_mb_ms), $3),
+                      least(sum(disk_mb_ms), $3), least(sum(egress_bytes), $3)
                  FROM old GROUP BY team_id, day ORDER BY team_id, day
                ON CONFLICT (team_id, day, sandbox_id) DO UPDATE
-                  SET cpu_ms = u.cpu_ms + excluded.cpu_ms, memory_mb_ms = u.memory_mb_ms + excluded.memory_mb_ms,
-                      disk_mb_ms = u.disk_mb_ms + excluded.disk_mb_ms,
-                      egress_bytes = u.egress_bytes + excluded.egress_bytes)
+                  SET cpu_ms = least(u.cpu_ms + excluded.cpu_ms, $3),
+                      memory_mb_ms = least(u.memory_mb_ms + excluded.memory_mb_ms, $3),
+                      disk_mb_ms = least(u.disk_mb_ms + excluded.disk_mb_ms, $3),
+                      egress_bytes = least(u.egress_bytes + excluded.egress_bytes, $3))
            SELECT count(*) FROM old""",
         before,
         limit,
+        _MOST,
     )
 
 
@@ -202,8 +211,8 @@ def _whole(value: float) -> int:
 
 
 _MIB = 1 << 20
-_MOST = 10**15
-"""No sample of a real sandbox comes near; sums of them stay within 64 bits."""
+_MOST = 10**18
+"""In a sample, a sum or a day. No real one comes near, whatever a host may say; the sum of two stays within 64 bits."""
 _GAPS_MAX = 100
 """An agent's numbers come in order, so that gaps are those of batches under way."""
 _ROLLING_UP = 0x77726E75  # any number that nothing else locks
