@@ -115,7 +115,7 @@ async def test_a_teams_agent_cannot_make_us_talk_to_our_own_machine(
 async def test_a_teams_agent_is_believed_about_its_team_alone(
     world: World, host: SimulatedAgent, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wrenn_server.controlplane.services.hosts._check_address", let_pass)
+    monkeypatch.setattr("wrenn_server.controlplane.services.hosts.check_address", let_pass)
     ada = await sign_up(world, mailbox, "ada@example.com")
     victim = await world.new_sandbox()
     async with world.host() as own:
@@ -140,3 +140,39 @@ async def test_the_hosts_of_a_deleted_team_go_with_it(world: World, mailbox: Mai
     assert (await ada.client.delete(f"/v1/teams/{second}")).status_code == 204
     await teams.converge(world.cp)
     assert code(await world.user.get(path)) == (404, "host_not_found")
+
+
+async def test_a_host_is_not_deleted_without_saying_what_is_lost(world: World, host: SimulatedAgent) -> None:
+    path = f"/v1/hosts/{host.host_id}"
+    running, stored = await world.new_sandbox(), await world.new_sandbox()
+    snapshot = (await world.api.post(f"/v1/sandboxes/{running['id']}/snapshots", {})).json()["id"]
+    await world.api.post(f"/v1/sandboxes/{stored['id']}/pause")
+    await world.cp.db.execute(
+        "UPDATE sandboxes SET stored_generation = saved_generation, stored_in = 'x' WHERE id = $1",
+        stored["id"],
+    )
+    held = (await world.user.get(path + "/delete-preview")).json()
+    assert held["host"]["id"] == host.host_id
+    assert held["sandbox_ids"] == [running["id"]]
+    assert (held["kept_sandbox_ids"], held["snapshot_ids"]) == ([stored["id"]], [snapshot])
+    assert code(await world.user.delete(path)) == (409, "host_has_sandboxes")
+    for sandbox in (running, stored):
+        await world.api.delete(f"/v1/sandboxes/{sandbox['id']}")
+    assert code(await world.user.delete(path)) == (409, "host_has_snapshots"), "they are nowhere else"
+    assert (await world.user.delete(path + "?force=true")).status_code == 204
+
+
+async def test_hosts_are_listed_by_what_they_are(world: World, mailbox: Mailbox) -> None:
+    ada = await sign_up(world, mailbox, "ada@example.com")
+    shared = (await world.user.post("/v1/hosts", {"tags": ["gpu", "ssd"]})).json()["host"]["id"]
+    own = await ada.client.post("/v1/hosts", {"type": "byoc", "tags": ["ssd"], "availability_zone": "z"})
+    hers = own.json()["host"]["id"]
+
+    async def listed(query: str) -> list[str]:
+        return [host["id"] for host in (await world.user.get(f"/v1/hosts?{query}")).json()]
+
+    assert await listed("tag=ssd") == await listed("status=pending") == [shared, hers]
+    assert await listed("tag=ssd&tag=gpu") == await listed("type=regular") == [shared]
+    assert await listed("availability_zone=z") == await listed(f"team_id={ada.team_id}") == [hers]
+    assert await listed("status=online") == []
+    assert (await ada.client.get(f"/v1/hosts?team_id={world.admin.team_id}")).json() == []

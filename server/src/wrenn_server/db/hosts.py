@@ -100,10 +100,30 @@ async def get(db: Executor, host_id: str) -> HostRow | None:
     return row(await db.fetchrow("SELECT * FROM hosts WHERE id = $1", host_id), HostRow)
 
 
-async def listing(db: Executor, *, team_id: str | None = None) -> list[HostRow]:
-    """:param team_id: only those of its own; None: all"""
+async def listing(
+    db: Executor,
+    *,
+    team_id: str | None = None,
+    type: str | None = None,
+    status: str | None = None,
+    tags: Sequence[str] = (),
+    availability_zone: str | None = None,
+) -> list[HostRow]:
+    """Those for which all holds that is given; the oldest first.
+
+    :param team_id: whose own they are; :param tags: that they have, all of them
+    """
     records = await db.fetch(
-        "SELECT * FROM hosts WHERE $1::text IS NULL OR team_id = $1 ORDER BY created_at, id", team_id
+        """SELECT * FROM hosts
+            WHERE ($1::text IS NULL OR team_id = $1) AND ($2::text IS NULL OR type = $2)
+              AND ($3::text IS NULL OR status = $3) AND tags @> $4::text[]
+              AND ($5::text IS NULL OR availability_zone = $5)
+            ORDER BY created_at, id""",
+        team_id,
+        type,
+        status,
+        list(tags),
+        availability_zone,
     )
     return rows(records, HostRow)
 

@@ -35,7 +35,7 @@ async def signed_in(
 
 
 async def ask(client: httpx2.AsyncClient, method: str, path: str, **options: Any) -> Any:
-    """The answer's JSON. :raises Refused:"""
+    """The answer's JSON; None: it has none. :raises Refused:"""
     try:
         answer = await client.request(method, path, **options)
     except httpx2.HTTPError as error:
@@ -46,4 +46,4 @@ async def ask(client: httpx2.AsyncClient, method: str, path: str, **options: Any
             raise Refused(": ".join(filter(None, (error["message"], error.get("hint")))))
         except (ValueError, KeyError, TypeError) as unclear:
             raise Refused(f"{method} {path} was answered with {answer.status_code}") from unclear
-    return answer.json()
+    return answer.json() if answer.content else None

@@ -126,24 +126,26 @@ def demo() -> None:
 
 
 def host(
-    action: Literal["list", "drain", "undrain"],
+    action: Literal["list", "show", "drain", "undrain", "rm"],
     host_id: str | None = None,
     /,
     *,
     wait: bool = True,
+    force: bool = False,
     data_dir: Path | None = None,
 ) -> None:
-    """List the hosts, move every sandbox away from one (drain), or let it take part again (undrain).
+    """List the hosts, or show one, empty it (drain), let it take part again (undrain), or remove its record (rm).
 
     As the administrator: WRENN_BASE_URL, WRENN_ADMIN_EMAIL and WRENN_ADMIN_PASSWORD, or the file that `wrenn up` wrote.
 
-    :param action: list, drain or undrain.
-    :param host_id: Which one, for drain and undrain.
+    :param action: list, show, drain, undrain or rm.
+    :param host_id: Which one, for all but list.
     :param wait: Of drain: return when the host is empty.
+    :param force: Of rm: although something is on it; what would be lost is printed without.
     :param data_dir: Where wrenn.env is (default /var/lib/wrenn, or WRENN_DATA_DIR).
     """
     try:
-        asyncio.run(hosts.act(settings_of(data_dir), console, action, host_id, wait=wait))
+        asyncio.run(hosts.act(settings_of(data_dir), console, action, host_id, wait=wait, force=force))
     except Refused as error:
         console.print(f"[red]wrenn host:[/] {error}", highlight=False)
         sys.exit(1)

@@ -4,7 +4,7 @@ from typing import Literal, TypeVar, cast
 
 from msgspec import UNSET, UnsetType
 
-from wrenn_server.controlplane import schema
+from wrenn_server.controlplane import schema, schema_hosts
 from wrenn_server.controlplane.services.exec import ProcessInfo
 from wrenn_server.controlplane.services.files import Entry
 from wrenn_server.controlplane.services.forks import Forked
@@ -153,14 +153,14 @@ def template(row: TemplateRow) -> schema.Template:
     return schema.Template(id=row.id, name=row.name, platform=row.team_id is None, created_at=row.created_at)
 
 
-def host(row: HostRow) -> schema.Host:
-    return schema.Host(
+def host(row: HostRow) -> schema_hosts.Host:
+    return schema_hosts.Host(
         id=row.id,
-        type=cast('Literal["regular", "byoc"]', row.type),
+        type=cast("schema_hosts.HostType", row.type),
         team_id=or_unset(row.team_id),
         tags=row.tags,
         availability_zone=or_unset(row.availability_zone),
-        status=cast('Literal["pending", "online", "unreachable"]', row.status),
+        status=cast("schema_hosts.HostStatus", row.status),
         address=or_unset(row.address),
         arch=row.arch,
         cpus=row.cpus,

@@ -1,4 +1,4 @@
-"""Hosts: registration, heartbeats, removal. A `regular` host serves everybody and is the affair of the platform's
+"""Hosts: registration, removal. A `regular` host serves everybody and is the affair of the platform's
 administrators; a `byoc` one is a team's own. Its agent is its team's, and is believed about that team alone.
 
 ```
@@ -8,41 +8,31 @@ administrators; a `byoc` one is a team's own. Its agent is its team's, and is be
 ```
 """
 
-import asyncio
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.keys import HostClaims
-from wrenn_server.controlplane.reconcile import decide
-from wrenn_server.controlplane.services import outcomes
 from wrenn_server.controlplane.services.users import Caller
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import leases
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import teams as db_teams
-from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
-from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.address import Address
-from wrenn_server.model.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized, WrennError
-from wrenn_server.model.ids import new_host_id, new_template_id, parse_host_id
+from wrenn_server.model.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized
+from wrenn_server.model.ids import new_host_id, parse_host_id
+from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent
 
 TOKEN_LIFETIME_SEC = 3600
 _OWN_MAX = 256
 """Hosts of one team."""
-_AT_ONCE = 16
-"""Changes of one heartbeat that are written at the same time: some wait for the host, the others must not wait for them."""
-_TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
-
 log = structlog.get_logger()
 
 
@@ -121,7 +111,7 @@ async def register(cp: ControlPlane, request: agent.Register) -> agent.Registere
     :raises Unauthorized: `token_invalid`, `token_used`, `token_expired`
     :raises InvalidRequest: the token stays usable
     """
-    _check_specs(request.specs)
+    check_specs(request.specs)
     digest = _digest(request.token)
     token = await db_hosts.token(cp.db, digest)
     if token is None:
@@ -131,8 +121,8 @@ async def register(cp: ControlPlane, request: agent.Register) -> agent.Registere
             hint="create a host with POST /v1/hosts, or a new token with POST /v1/hosts/{id}/token",
         )
     _check_token(token)
-    address = _parse_address(request.address)
-    _check_address(await get(cp.db, token.host_id), address)
+    address = parse_address(request.address)
+    check_address(await get(cp.db, token.host_id), address)
     # Signed before the token is used up: a request that cannot be signed must not cost it.
     certificate = cp.keys.certify(request.csr_pem, token.host_id, address)
     host = await db_hosts.register(
@@ -165,38 +155,34 @@ async def authenticate(cp: ControlPlane, token: str) -> HostRow:
     return host
 
 
-async def heartbeat(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
-    """Notes that the host is there, and what it says about its sandboxes."""
-    _check_specs(beat.specs)
-    if not 0 <= beat.sequence < 2**62:
-        raise InvalidRequest("sequence is not a number that a heartbeat can have")
-    address = _parse_address(beat.address)
-    _check_address(host, address)
-    fresh = await db_hosts.heartbeat(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """All must hold that is given.
+
+    :ivar tags: that it has, all of them
+    """
+
+    team_id: str | None = None
+    type: str | None = None
+    status: str | None = None
+    tags: Sequence[str] = ()
+    availability_zone: str | None = None
+
+
+async def listing(cp: ControlPlane, caller: Caller, wanted: Filter) -> list[HostRow]:
+    """Of all for administrators of the platform, for others of their team's own; the oldest first."""
+    if not caller.is_admin:
+        if wanted.team_id not in (None, caller.team_id):
+            return []
+        wanted = replace(wanted, team_id=caller.team_id)
+    return await db_hosts.listing(
         cp.db,
-        host.id,
-        started_at=beat.started_at,
-        sequence=beat.sequence,
-        address=None if address is None else str(address),
-        specs=beat.specs,
-        templates=_names(beat.templates),
+        team_id=wanted.team_id,
+        type=wanted.type,
+        status=wanted.status,
+        tags=wanted.tags,
+        availability_zone=wanted.availability_zone,
     )
-    if not fresh:
-        return
-    if host.status != "online":
-        log.info("host is online", action="host_online", host_id=host.id)
-    # What a team's own host calls its images must not become names that everybody sees.
-    if host.team_id is None and (added := sorted(set(_names(beat.templates)) - set(host.templates))):
-        await db_templates.insert_platform(cp.db, [new_template_id() for _ in added], added)
-    await _compare(cp, host, beat.sandboxes)
-    await _note_expiry(cp, host, beat.sandboxes)
-    if beat.specs.store:
-        await _note_stored(cp, host, beat)
-
-
-async def listing(cp: ControlPlane, caller: Caller) -> list[HostRow]:
-    """All for administrators of the platform, for others their team's own."""
-    return await db_hosts.listing(cp.db, team_id=None if caller.is_admin else caller.team_id)
 
 
 async def seen(cp: ControlPlane, caller: Caller, host_id: str) -> HostRow:
@@ -237,104 +223,48 @@ async def get(db: Database, host_id: str) -> HostRow:
     return host
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What is on a host, by what its removal would make of it: ids."""
+
+    lost: list[str]
+    """Sandboxes that would be `failed`."""
+    kept: list[str]
+    """Paused ones that rest in an object store, and would go on elsewhere."""
+    snapshots: list[str]
+    """That are in no object store, and would be lost."""
+
+
+async def holdings(cp: ControlPlane, host: HostRow) -> Holdings:
+    alive = await db_sandboxes.alive_on(cp.db, host.id)
+    kept = [row.id for row in alive if row.state is State.PAUSED and row.is_stored]
+    lost = [row.id for row in alive if row.id not in set(kept)]
+    return Holdings(lost, kept, [row.id for row in await db_snapshots.unstored_on(cp.db, host.id)])
+
+
 async def delete(cp: ControlPlane, host: HostRow, *, force: bool) -> None:
     """Removes the record; its token is refused from then on. The agent and what runs there are not touched.
 
-    :raises Conflict: it has sandboxes; with `force` they count as failed
+    :param force: although it has something; what becomes of that is told by `holdings`
+    :raises Conflict: `host_has_sandboxes`, `host_has_snapshots`
     """
-    alive = await db_sandboxes.alive_on(cp.db, host.id)
-    if alive and not force:
+    held = await holdings(cp, host)
+    sandboxes = len(held.lost) + len(held.kept)
+    if sandboxes and not force:
         raise Conflict(
-            f"host {host.id} has {len(alive)} sandboxes",
+            f"host {host.id} has {sandboxes} sandboxes",
             code="host_has_sandboxes",
-            hint="kill them first, or delete with ?force=true when the host will never come back",
+            hint="drain it or kill them first, or delete with ?force=true when the host will never come back; "
+            "GET …/delete-preview tells what would be lost",
+        )
+    if held.snapshots and not force:
+        raise Conflict(
+            f"host {host.id} has {len(held.snapshots)} snapshots that are nowhere else",
+            code="host_has_snapshots",
+            hint="delete them first, or delete the host with ?force=true when it will never come back",
         )
     await db_sandboxes.forget(cp.db, host.id)
     await db_hosts.delete(cp.db, host.id)
-
-
-async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.SandboxReport]) -> None:
-    """Believes what only the host can know; whatever else looks wrong is for the reconciler to ask about, because a
-    heartbeat may have been under way while we acted."""
-    known = {
-        row.id: row
-        for row in await db_sandboxes.known_to(cp.db, host.id, [report.id for report in reports])
-        if host.team_id in (None, row.team_id)
-    }
-    reported = {report.id: report for report in reports}
-    limit = asyncio.Semaphore(_AT_ONCE)
-    async with asyncio.TaskGroup() as group:
-        for sandbox_id, report in reported.items():
-            row = known.get(sandbox_id)
-            if row is None:
-                log.warning(
-                    "unknown sandbox", action="unknown_sandbox", sandbox_id=sandbox_id, host_id=host.id
-                )
-            elif row.host_id in (host.id, None) and not _has_owner(row):
-                decision = decide.from_report(row, report)
-                if not isinstance(decision, decide.Nothing | decide.Wait):
-                    group.create_task(_believe(cp, host, row, decision, limit), name=f"believe {row.id}")
-            elif row.host_id not in (host.id, None):
-                left = decide.elsewhere(row, report)
-                if isinstance(left, decide.Remove):
-                    group.create_task(_forget(cp, host, row, left, limit), name=f"forget {row.id}")
-    missing = [
-        row.id
-        for row in known.values()
-        if row.host_id == host.id and row.id not in reported and not row.state.is_final
-    ]
-    if missing:
-        await leases.look_into(cp.db, missing)
-        cp.wake.set()
-
-
-async def _note_expiry(cp: ControlPlane, host: HostRow, reports: Sequence[agent.SandboxReport]) -> None:
-    put_off = [
-        (report.id, report.generation, at)
-        for report in reports
-        if report.put_off and (at := decide.expires_at(report)) is not None
-    ]
-    if put_off:
-        await db_sandboxes.note_expiry(cp.db, host.id, put_off)
-
-
-async def _note_stored(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
-    stored = [
-        (report.id, report.saved_generation, report.stored)
-        for report in beat.sandboxes
-        if report.stored and report.saved_generation is not None
-    ]
-    if stored:
-        await db_sandboxes.note_stored(cp.db, host.id, beat.specs.store, stored)
-    if beat.snapshots:
-        await db_snapshots.note_stored(cp.db, host.id, beat.specs.store, beat.snapshots)
-
-
-async def _forget(
-    cp: ControlPlane, host: HostRow, row: SandboxRow, left: decide.Remove, limit: asyncio.Semaphore
-) -> None:
-    """What a host still has of a sandbox that has gone on elsewhere."""
-    log.info("sandbox is elsewhere", action="forget", sandbox_id=row.id, host_id=host.id)
-    async with limit:
-        try:
-            await cp.hosts.kill(cp.host(host.id, host.address), row.id, left.generation, elsewhere=True)
-        except WrennError as error:
-            log.warning("not forgotten yet", action="forget_failed", sandbox_id=row.id, error=error.message)
-
-
-async def _believe(
-    cp: ControlPlane, host: HostRow, row: SandboxRow, decision: decide.Decision, limit: asyncio.Semaphore
-) -> None:
-    async with limit:
-        try:
-            await outcomes.apply(cp, row, cp.host(host.id, host.address), decision)
-        except WrennError as error:
-            log.warning("report not applied", action="apply_failed", sandbox_id=row.id, error=error.message)
-
-
-def _has_owner(row: SandboxRow) -> bool:
-    """Somebody works on it, or the reconciler will, because its lease has run out."""
-    return row.state.is_transitional and row.check_after is not None
 
 
 def _check_token(token: db_hosts.TokenRow) -> None:
@@ -352,7 +282,7 @@ def _check_token(token: db_hosts.TokenRow) -> None:
         )
 
 
-def _check_specs(specs: agent.HostSpecs) -> None:
+def check_specs(specs: agent.HostSpecs) -> None:
     for name, value, most in (
         ("cpus", specs.cpus, 65536),
         ("memory_mb", specs.memory_mb, 2**30),
@@ -365,7 +295,7 @@ def _check_specs(specs: agent.HostSpecs) -> None:
         raise InvalidRequest("a text in specs is longer than 100 characters")
 
 
-def _parse_address(text: str | None) -> Address | None:
+def parse_address(text: str | None) -> Address | None:
     if text is None:
         return None
     try:
@@ -374,7 +304,7 @@ def _parse_address(text: str | None) -> Address | None:
         raise InvalidRequest(f"address {text[:100]!r}: {error}") from error
 
 
-def _check_address(host: HostRow, address: Address | None) -> None:
+def check_address(host: HostRow, address: Address | None) -> None:
     """:raises InvalidRequest: we would speak without TLS to something on our own machine, because a team says so"""
     if host.team_id is not None and (address is None or address.is_loopback):
         raise InvalidRequest(
@@ -385,10 +315,6 @@ def _check_address(host: HostRow, address: Address | None) -> None:
 
 def _not_found(host_id: str) -> NotFound:
     return NotFound(f"host {host_id[:64]} does not exist", code="host_not_found")
-
-
-def _names(templates: Sequence[str]) -> list[str]:
-    return sorted({name for name in templates if _TEMPLATE_NAME.fullmatch(name)})
 
 
 def _new_token() -> str:
