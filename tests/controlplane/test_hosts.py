@@ -1,6 +1,7 @@
 """Hosts: the specification's registration, heartbeats, and what is believed of them."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx2
@@ -14,7 +15,9 @@ from support.simulated import World, eventually
 from wrenn_server.controlplane.keys import server_name
 from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.hostagent.simulated import SPECS, SimulatedAgent
-from wrenn_server.model.errors import Unauthorized
+from wrenn_server.hostagent.simulated_host import SimulatedHost
+from wrenn_server.model.errors import Unauthorized, WrennError
+from wrenn_server.model.ids import new_host_id
 from wrenn_server.model.sandbox import Reason
 
 
@@ -263,6 +266,35 @@ async def test_an_old_heartbeat_that_comes_late_changes_nothing(world: World, ho
     path = f"/v1/hosts/{host.host_id}/heartbeat"
     await host.control_plane.post(path, late, timeout=10, token=host.credentials.token)
     assert await world.state(sandbox["id"]) == "paused"
+
+
+async def test_a_copy_of_a_hosts_credentials_is_refused_while_the_host_is_there(
+    world: World, host: SimulatedAgent
+) -> None:
+    """It would have all sandboxes fail, of which it knows nothing."""
+    sandbox = await world.new_sandbox()
+    host.installation = "first"
+    await host.beat()
+    copy = SimulatedAgent(
+        SimulatedHost(), host.credentials, "127.0.0.1:1", host.specs, host.templates, host.control_plane
+    )
+    copy.installation = "second"
+    assert await refused(copy.beat()) == "identity_in_use"
+    await host.beat()
+    assert (await world.user.get(f"/v1/hosts/{host.host_id}")).json()["address"] == host.address
+    assert await world.state(sandbox["id"]) == "running"
+    await world.cp.db.execute(
+        "UPDATE hosts SET last_heartbeat_at = now() - interval '1 hour' WHERE id = $1", host.host_id
+    )
+    await reconcile_hosts.converge(world.cp)
+    await copy.beat()
+    assert await refused(host.beat()) == "identity_in_use", "of two, the one that was silent"
+
+
+async def refused(beat: Coroutine[Any, Any, None]) -> str:
+    with pytest.raises(WrennError) as refusal:
+        await beat
+    return refusal.value.code
 
 
 async def test_a_report_from_before_a_pause_or_resume_changes_nothing(

@@ -557,6 +557,7 @@ CREATE TABLE public.hosts (
     team_id text,
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     availability_zone text,
+    installation text DEFAULT ''::text NOT NULL,
     CONSTRAINT hosts_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'online'::text, 'unreachable'::text]))),
     CONSTRAINT hosts_type_check CHECK (((type = ANY (ARRAY['regular'::text, 'byoc'::text])) AND ((type = 'byoc'::text) = (team_id IS NOT NULL))))
 )

@@ -153,7 +153,7 @@ async def kill(scene: Scene) -> None:
 
 
 async def rewire(scene: Scene) -> None:
-    await scene.ask("POST", f"{scene.path}/network", {"generation": 1, "network": NOWHERE})
+    await scene.ask("PUT", f"{scene.path}/network", {"generation": 1, "network": NOWHERE})
 
 
 async def prolong(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hostagent.calls import HOST, Signer
 from hostagent.control_plane import FakeControlPlane
 
-from wrenn_server.hostagent import config, credentials, heartbeat, registration
+from wrenn_server.hostagent import app, config, credentials, heartbeat, registration, specs
 from wrenn_server.hostagent.control_plane import ControlPlane
 from wrenn_server.hostagent.credentials import CredentialsError
 from wrenn_server.hostagent.registration import RegistrationFailed
@@ -173,3 +173,19 @@ def test_configuration_reaches_the_paths() -> None:
     settings = config.load({"WRENN_DATA_DIR": "/srv/w", "AGENT_IMAGES_PATH": "/srv/images"})
     assert settings.paths.images == Path("/srv/images")
     assert settings.paths.run == Path("/srv/w/run")
+
+
+def test_of_two_agents_with_one_data_directory_one_runs(tmp_path: Path) -> None:
+    with app.only_one(tmp_path):
+        with pytest.raises(app.AlreadyRunning, match=str(tmp_path.parent)), app.only_one(tmp_path):
+            raise AssertionError("both run")
+    with app.only_one(tmp_path):
+        pass
+
+
+def test_a_copy_of_a_data_directory_is_another_installation(tmp_path: Path) -> None:
+    for name in ("first", "copy"):
+        (tmp_path / name).mkdir()
+    first = specs.installation(tmp_path / "first")
+    assert first == specs.installation(tmp_path / "first")
+    assert first != specs.installation(tmp_path / "copy")

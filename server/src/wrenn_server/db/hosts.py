@@ -195,7 +195,7 @@ async def register(db: Executor, *, digest: bytes, address: str | None, specs: H
                 WHERE digest = $1 AND used_at IS NULL AND expires_at >= now() RETURNING host_id)
            UPDATE hosts SET address = $2, arch = $3, cpus = $4, memory_mb = $5, disk_mb = $6, vmm = $7,
                   vmm_version = $8, accelerated = $9, version = $10, machine = $11, store = $12,
-                  draining = false, token_epoch = token_epoch + 1, updated_at = now()
+                  draining = false, installation = '', token_epoch = token_epoch + 1, updated_at = now()
              FROM used WHERE hosts.id = used.host_id RETURNING hosts.*""",
         digest,
         address,
@@ -213,23 +213,33 @@ async def heartbeat(
     address: str | None,
     specs: HostSpecs,
     templates: Sequence[str],
+    installation: str,
 ) -> bool:
-    """Writes what a host says of itself; it is online then. False: a later heartbeat has been here already."""
+    """Writes what a host says of itself; it is online then. False: a later heartbeat has been here already, or one of
+    another installation since the host was last silent."""
     return (
         await db.execute(
             """UPDATE hosts SET address = $4, arch = $5, cpus = $6, memory_mb = $7, disk_mb = $8, vmm = $9,
                       vmm_version = $10, accelerated = $11, version = $12, machine = $13, store = $14, templates = $15,
-                      status = 'online',
+                      status = 'online', installation = $16,
                       agent_started_at = $2, heartbeat_sequence = $3, last_heartbeat_at = now(), updated_at = now()
-                WHERE id = $1 AND (agent_started_at, heartbeat_sequence) < ($2, $3)""",
+                WHERE id = $1 AND (agent_started_at, heartbeat_sequence) < ($2, $3) AND installation IN ('', $16)""",
             host_id,
             started_at,
             sequence,
             address,
             *_specs(specs),
             list(templates),
+            installation,
         )
         != "UPDATE 0"
+    )
+
+
+async def speaks(db: Executor, host_id: str, installation: str) -> bool:
+    """Whether the last heartbeat that counted came from that installation, or from one that had no name."""
+    return bool(
+        await db.fetchval("SELECT installation IN ('', $2) FROM hosts WHERE id = $1", host_id, installation)
     )
 
 
@@ -250,10 +260,12 @@ async def draining(db: Executor) -> list[HostRow]:
 async def expire(db: Executor, silence_sec: float) -> list[str]:
     """Marks online hosts that have been silent for too long as unreachable. Returns their ids.
 
-    The order of heartbeats starts anew: a host whose clock was set back while it was away must be heard again.
+    The order of heartbeats starts anew: a host whose clock was set back while it was away must be heard again, and so must
+    one whose data directory has moved.
     """
     records = await db.fetch(
-        """UPDATE hosts SET status = 'unreachable', agent_started_at = 0, heartbeat_sequence = 0, updated_at = now()
+        """UPDATE hosts SET status = 'unreachable', agent_started_at = 0, heartbeat_sequence = 0,
+                  installation = '', updated_at = now()
             WHERE id IN (SELECT id FROM hosts
                           WHERE status = 'online' AND last_heartbeat_at < now() - make_interval(secs => $1)
                           ORDER BY id FOR UPDATE SKIP LOCKED)

@@ -184,6 +184,7 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
                 sandboxes=registry.reports,
                 templates=registry.templates,
                 snapshots=dict if uploads is None else uploads.snapshots,
+                installation=specs.installation(paths.data),
             )
             control_plane = ControlPlane(config.cp_url)
             changes.heart = Heart(control_plane, credentials, content)

@@ -37,6 +37,7 @@ class Content:
     sandboxes: Callable[[], list[SandboxReport]]
     templates: Callable[[], list[str]]
     snapshots: Callable[[], dict[str, str]] = dict
+    installation: str = ""
 
 
 class Heart:
@@ -85,6 +86,7 @@ class Heart:
                 sandboxes=content.sandboxes(),
                 templates=content.templates(),
                 snapshots=content.snapshots(),
+                installation=content.installation,
             )
             path = f"/v1/hosts/{self._credentials.host_id}/heartbeat"
             await self._control_plane.post(path, beat, timeout=TIMEOUT, token=self._credentials.token)

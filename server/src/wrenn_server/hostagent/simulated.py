@@ -53,6 +53,7 @@ class SimulatedAgent:
     sequence: int = 0
     sampled: int = 0
     """Samples that were sent."""
+    installation: str = ""
 
     @property
     def host_id(self) -> str:
@@ -68,6 +69,7 @@ class SimulatedAgent:
             sandboxes=self.host.reports(),
             templates=self.templates,
             snapshots=self.host.stored_snapshots(),
+            installation=self.installation,
         )
 
     async def beat(self) -> None:

@@ -49,6 +49,15 @@ async def machine(driver: Driver, *, accelerated: bool) -> str:
     return f"{platform.machine()}/{driver.name}-{version}/{'kvm' if accelerated else 'tcg'}/{_processor()}"
 
 
+def installation(data: Path) -> str:
+    """Name of a data directory: the same over restarts and reboots, another one for a copy, here or on another machine."""
+    try:
+        machine_id = Path("/etc/machine-id").read_text().strip()
+    except FileNotFoundError:
+        machine_id = platform.node()
+    return hashlib.sha256(f"{machine_id} {data.stat().st_ino}".encode()).hexdigest()[:32]
+
+
 @functools.cache
 def _processor() -> str:
     """A fingerprint of the first processor: its model and all that it can do."""

@@ -293,6 +293,8 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     """Names of the templates that this host can start."""
     snapshots: dict[str, str] = {}
     """Ids of the named snapshots that are in the object store, and their machines."""
+    installation: str = ""
+    """Of the data directory on its machine: two that have the same credentials differ in it."""
 
 
 class Sample(msgspec.Struct, kw_only=True):

@@ -16,10 +16,12 @@ from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow
-from wrenn_server.model.errors import InvalidRequest, WrennError
+from wrenn_server.model.errors import Conflict, InvalidRequest, WrennError
 from wrenn_server.model.ids import new_template_id
 from wrenn_server.wire import agent
 
+_INSTALLATION = 64
+"""Characters."""
 _AT_ONCE = 16
 """Changes of one heartbeat that are written at the same time: some wait for the host, the others must not wait for them."""
 _TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
@@ -42,8 +44,15 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
         address=None if address is None else str(address),
         specs=beat.specs,
         templates=_names(beat.templates),
+        installation=beat.installation[:_INSTALLATION],
     )
     if not fresh:
+        if not await db_hosts.speaks(cp.db, host.id, beat.installation[:_INSTALLATION]):
+            raise Conflict(
+                f"another installation has the credentials of host {host.id}, and is there",
+                code="identity_in_use",
+                hint="it is a copy: give it a host of its own with POST /v1/hosts, and wrenn-agent --register TOKEN",
+            )
         return
     if host.status != "online":
         log.info("host is online", action="host_online", host_id=host.id)
