@@ -218,6 +218,21 @@ def test_a_spare_copy_goes_when_the_store_has_it_and_nobody_works_on_it() -> Non
     assert elsewhere(rests, report(State.RUNNING, 2)) == Nothing()
 
 
+@pytest.mark.parametrize("reason", [Reason.DRAIN, Reason.ROLLBACK])
+def test_a_pause_that_somebody_died_over_is_still_for_what_it_was_for(reason: Reason) -> None:
+    pausing = replace(row(State.PAUSING), reason=reason.value)
+    decision = from_report(pausing, report(State.PAUSED))
+    assert isinstance(decision, Settle)
+    assert (decision.state, decision.reason) == (State.PAUSED, reason)
+    after = from_report(pausing, report(State.RUNNING))
+    assert isinstance(after, Settle)
+    assert (after.state, after.reason) == (State.RUNNING, None)
+    resting = replace(row(State.RUNNING), reason=reason.value)
+    own = from_report(resting, report(State.PAUSED))
+    assert isinstance(own, Settle)
+    assert own.reason is None, "it was paused by its host, at the end of its time"
+
+
 def test_what_was_being_moved_has_still_to_run_on_when_its_resume_came_to_nothing() -> None:
     moving = replace(row(State.RESUMING, 3, saved=2, stored=2), reason="drain")
     for decision in (absent(moving, NOW), from_report(moving, report(State.PAUSED, 2))):

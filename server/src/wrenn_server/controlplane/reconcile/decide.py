@@ -127,6 +127,13 @@ def _move(row: SandboxRow) -> Reason | None:
     return Reason.DRAIN if row.reason == Reason.DRAIN else None
 
 
+def _errand(row: SandboxRow) -> Reason | None:
+    """What one that was being paused was paused for."""
+    if row.state is not State.PAUSING or row.reason not in (Reason.DRAIN, Reason.ROLLBACK):
+        return None
+    return Reason(row.reason)
+
+
 def _from_older(row: SandboxRow, report: SandboxReport) -> Decision:
     """Only a resume leaves the host's generation behind ours: it failed, or never arrived."""
     match row.state, report.state:
@@ -163,7 +170,7 @@ def _from_paused(row: SandboxRow, report: SandboxReport) -> Decision:
         case State.RUNNING | State.PAUSING | State.RESUMING | State.LOST:
             return Settle(
                 State.PAUSED,
-                report.reason,
+                report.reason or _errand(row),
                 report.message,
                 saved_memory=report.saved_memory,
                 saved_generation=report.saved_generation,

@@ -96,7 +96,10 @@ async def _pause(
     sandboxes.demand(row, State.RUNNING, "pause")
     host = await sandboxes.host_of(cp, row)
     with cp.work.leased([row.id]):
-        pausing = await db_sandboxes.begin(cp.db, row.id, row.generation, [State.RUNNING], State.PAUSING)
+        # Whoever has to finish this knows from the reason that the sandbox is to run on afterwards.
+        pausing = await db_sandboxes.begin(
+            cp.db, row.id, row.generation, [State.RUNNING], State.PAUSING, reason=reason
+        )
         if pausing is None:
             raise sandboxes.changed(row)
         crash_point("pause.row_written")
