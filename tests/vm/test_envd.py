@@ -273,7 +273,10 @@ async def test_a_flood_of_connections(machine: Machine, record_property: Any) ->
 
 async def listed_processes(machine: Machine) -> list[dict[str, Any]]:
     headers = {"Content-Type": "application/json", "Connect-Protocol-Version": "1"}
-    answer = await asyncio.to_thread(machine.guest.request, "POST", "/process.Process/List", b"{}", headers)
+    # Emulated and with a thousand of them to tell about, it is slow: what is bounded is the answer of /health.
+    answer = await asyncio.to_thread(
+        machine.guest.request, "POST", "/process.Process/List", b"{}", headers, timeout=120.0
+    )
     return json.loads(answer).get("processes", [])
 
 
