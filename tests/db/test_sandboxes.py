@@ -199,8 +199,9 @@ async def test_heartbeats_out_of_order_are_told_apart(db: Database) -> None:
 
     async def beat(started_at: float, sequence: int) -> bool:
         return await hosts.heartbeat(
-            db, host_id, started_at=started_at, sequence=sequence, address=None, specs=specs, templates=[]
-        )
+            db, host_id, started_at=started_at, sequence=sequence, installation="a", address=None, specs=specs,
+            templates=[],
+        )  # fmt: skip
 
     assert await beat(1.0, 3)
     assert not await beat(1.0, 2), "late"

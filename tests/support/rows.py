@@ -35,8 +35,9 @@ async def new_host(
         version="1",
     )  # fmt: skip
     await hosts.heartbeat(
-        db, host.id, started_at=1.0, sequence=1, address="127.0.0.1:1", specs=specs, templates=["minimal"]
-    )
+        db, host.id, started_at=1.0, sequence=1, installation="a", address="127.0.0.1:1", specs=specs,
+        templates=["minimal"],
+    )  # fmt: skip
     return host.id
 
 
