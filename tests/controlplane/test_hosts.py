@@ -17,7 +17,6 @@ from wrenn_server.controlplane.reconcile import hosts as reconcile_hosts
 from wrenn_server.hostagent.simulated import SPECS, SimulatedAgent
 from wrenn_server.hostagent.simulated_host import SimulatedHost
 from wrenn_server.model.errors import Unauthorized, WrennError
-from wrenn_server.model.ids import new_host_id
 from wrenn_server.model.sandbox import Reason
 
 
