@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -33,6 +34,8 @@ SETTINGS = Settings(
 COMMAND = "echo ready"
 REFILL = 3.0
 """Seconds in which the agent has restored the next VM; it tells nobody when."""
+FORKS, CREATES = 10, 20
+CORES = len(os.sched_getaffinity(0))
 
 
 def milliseconds(began: float) -> float:
@@ -117,6 +120,32 @@ class Bench:
         self.note("resume", milliseconds(began))
         await sandbox.kill()
 
+    async def many_round(self) -> None:
+        """Many at once, to the first output of each. The floor is one alone, times their number, divided by the cores."""
+        await asyncio.to_thread(self.floor_many)
+        source = await AsyncSandbox.create(client=self.client, timeout=300)
+        began = time.perf_counter()
+        copies = await source.fork(FORKS)
+        await asyncio.gather(*(copy.commands.run(COMMAND, check=True) for copy in copies))
+        self.note("fork_10", milliseconds(began))
+        await asyncio.gather(*(one.kill() for one in (source, *copies)))
+        began = time.perf_counter()
+        made = await asyncio.gather(*(self.first_output() for _ in range(CREATES)))
+        self.note("create_20", milliseconds(began))
+        await asyncio.gather(*(one.kill() for one in made))
+
+    async def first_output(self) -> AsyncSandbox:
+        sandbox = await AsyncSandbox.create(client=self.client, timeout=300)
+        await sandbox.commands.run(COMMAND, check=True)
+        return sandbox
+
+    def floor_many(self) -> None:
+        with self.floor_vm("floor_one_usable", "floor_one") as (_, connection):
+            connection.close()
+        alone = self.samples["floor_one"][-1]
+        self.note("floor_fork_10", alone * FORKS / CORES)
+        self.note("floor_create_20", alone * CREATES / CORES)
+
     async def warm_round(self) -> None:
         """The agent keeps one VM ready."""
         await asyncio.sleep(REFILL)
@@ -140,6 +169,8 @@ class Bench:
             self.figure("exec_true", "floor_exec", "ms", 1.3),
             self.figure("pause", "floor_pause", "ms", 1.2),
             self.figure("resume", "floor_resume", "ms", 1.1),
+            self.figure("fork_10", "floor_fork_10", "ms", 1.3),
+            self.figure("create_20", "floor_create_20", "ms", None),
             self.figure("idle_pss", "floor_pss", "MB", 1.05),
         ]
 
@@ -179,6 +210,7 @@ async def measure(console: Console, rounds: int) -> list[Figure]:
                 bench.samples.clear()
                 for number in range(rounds):
                     await bench.round()
+                    await bench.many_round()
                     console.print(f"round {number + 1} of {rounds}", highlight=False)
                 await down.stop(SETTINGS, kill=True)
                 await start.start(replace(SETTINGS, warm=1), console)
