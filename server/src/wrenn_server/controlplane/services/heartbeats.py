@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import structlog
 
@@ -90,10 +91,15 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
                 left = decide.elsewhere(row, report)
                 if isinstance(left, decide.Remove):
                     group.create_task(_forget(cp, host, row, left, limit), name=f"forget {row.id}")
+    now = datetime.now(UTC)
     missing = [
         row.id
         for row in known.values()
-        if row.host_id == host.id and row.id not in reported and not row.state.is_final
+        if row.host_id == host.id
+        and row.id not in reported
+        and not row.state.is_final
+        # One that rests in the object store need not be there. To look into it at each heartbeat would keep others from it.
+        and not isinstance(decide.absent(row, now), decide.Nothing)
     ]
     if missing:
         await leases.look_into(cp.db, missing)
