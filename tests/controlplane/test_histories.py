@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from support.programs import age_leases
+from support.programs import age_leases, age_moves
 from support.simulated import World, control_plane, eventually
 from wrenn_server.controlplane.reconcile import drains, hosts, sandboxes, snapshots
 from wrenn_server.db import pools
@@ -146,9 +146,7 @@ class Stage:
     async def reconcile(self, plane: World) -> None:
         """All leases run out, whoever is still at it."""
         await age_leases(self.db)
-        await self.db.execute(
-            "UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE reason IN ('drain', 'rollback')"
-        )
+        await age_moves(self.db)
         for once in (sandboxes.converge, snapshots.converge, drains.converge):
             await once(plane.cp)
 

@@ -16,14 +16,9 @@ import pytest
 
 from support.certificates import SelfSigned, self_signed
 from wrenn_server.linux import notify
+from wrenn_server.up.demo import free_port
 
 START_TIMEOUT = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +16,7 @@ from support.certificates import SelfSigned, self_signed
 from wrenn_server.controlplane.config import Networks
 from wrenn_server.edge.listener import Listener
 from wrenn_server.edge.target import Answer, Peer, Target, Upstream
+from wrenn_server.up.demo import free_port
 from wrenn_server.wire.head import Head, parse_response
 from wrenn_server.wire.stream import Stream, connect_tcp
 
@@ -32,12 +32,6 @@ def pair(tmp_path: Path) -> SelfSigned:
     (tmp_path / "privkey.pem").write_bytes(made.key.read_bytes())
     (tmp_path / "haproxy.pem").write_bytes(made.certificate.read_bytes() + made.key.read_bytes())
     return made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def prepared(name: str, directory: Path, port: int, behind: str) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from support.api import check_response
-from support.programs import free_port, program
+from support.programs import program
 from support.simulated import PASSWORD, eventually
 from wrenn_server.controlplane import bootstrap
 from wrenn_server.controlplane.services import audit
@@ -28,6 +28,7 @@ from wrenn_server.hostagent.control_plane import ControlPlane
 from wrenn_server.hostagent.sandbox.lifecycle import Command
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.errors import WrennError
+from wrenn_server.up.demo import free_port
 
 KILLS = int(os.environ.get("WRENN_TEST_KILLS", "3"))
 BETWEEN = 2.0

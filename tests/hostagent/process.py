@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -20,6 +19,7 @@ from wrenn_server.hostagent import credentials
 from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.linux import files, notify
 from wrenn_server.linux.cgroup import Cgroups
+from wrenn_server.up.demo import free_port
 from wrenn_server.wire import agent as wire
 from wrenn_server.wire import envd, http1, stream
 
@@ -41,9 +41,7 @@ class AgentProcess:
         """Environment of the next agent beside what all have."""
         self.stores = False
         """Whether it has an object store."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         for name in ("kernels/vmlinux", "kernels/initrd", "kernels/tiny.elf", "images/minimal.ext4"):
             (data / name).parent.mkdir(parents=True, exist_ok=True)
             if name.startswith("kernels/"):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,6 +13,8 @@ import pytest
 
 from support.simulated import eventually
 from wrenn_server.db.pool import Database
+from wrenn_server.db.sandboxes import GO_ON
+from wrenn_server.up.demo import free_port
 
 
 @asynccontextmanager
@@ -59,12 +60,6 @@ async def stands_still(pid: int) -> None:
     await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def port() -> int:
     return free_port()
@@ -77,5 +72,8 @@ async def age_leases(db: Database) -> None:
 
 
 async def age_moves(db: Database) -> None:
-    """As if the minute had passed that a sandbox may rest in the middle of a move."""
-    await db.execute("UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE reason = 'drain'")
+    """As if the minute had passed that a sandbox may rest in the middle of a move or a rollback."""
+    await db.execute(
+        "UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE reason = ANY($1)",
+        [reason.value for reason in GO_ON],
+    )

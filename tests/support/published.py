@@ -30,18 +30,19 @@ def published() -> Path:
     return kept([HERE / "sdks/wrenn-0.3.0.txt"], install) / "bin/python"
 
 
+def environment(api_key: str, base_url: str) -> dict[str, str]:
+    """Of a program with that SDK: nothing of ours is on its path."""
+    environ = {**os.environ, "WRENN_API_KEY": api_key, "WRENN_BASE_URL": base_url, "NO_PROXY": "*"}
+    environ.pop("PYTHONPATH", None)
+    return environ
+
+
 @asynccontextmanager
 async def started(
     world: World, python: Path, program: Path, *arguments: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
     """`program URL arguments…` with the key of the administrator's team; killed at the end if it still runs."""
-    environ = {
-        **os.environ,
-        "WRENN_API_KEY": world.admin.api_key,
-        "WRENN_BASE_URL": world.url,
-        "NO_PROXY": "*",
-    }
-    environ.pop("PYTHONPATH", None)
+    environ = environment(world.admin.api_key, world.url)
     process = await asyncio.create_subprocess_exec(
         python, "-I", program, world.url, *arguments,
         env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

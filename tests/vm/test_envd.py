@@ -133,7 +133,7 @@ async def machine(template: Template, places: VmPlaces) -> AsyncIterator[Machine
 async def survives(
     machine: Machine, record: Any, *, within: float = 180, answers: float = SECOND
 ) -> AsyncGenerator[HealthWatch]:
-    """Whatever is done meanwhile, the guest's health is told within a second, and afterwards everything works.
+    """Whatever is done meanwhile, the guest's health is told within a second (`answers`), and afterwards everything works.
 
     The body has `within` seconds: a test that is ended by its own timeout would leave everything behind."""
     async with asyncio.timeout(within):

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from wrenn_server.db import leases
 from wrenn_server.db.pool import Connection, Executor, row, rows
 
 LEASE_SEC = 60.0
@@ -170,7 +171,7 @@ async def page(
 
 async def expire(tx: Connection, keep_sec: float, limit: int) -> int:
     """Deletes deliveries that are older, at most `limit`. Returns how many; 0 also while another control plane is at it."""
-    if not await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", _EXPIRING):
+    if not await leases.alone(tx, _EXPIRING):
         return 0
     done = await tx.execute(
         """DELETE FROM deliveries WHERE sequence = ANY (ARRAY (

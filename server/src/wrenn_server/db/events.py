@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from wrenn_server.db import leases
 from wrenn_server.db.pool import Connection, Executor, row, rows
 from wrenn_server.model.sandbox import State
 
@@ -104,7 +105,7 @@ async def get(db: Executor, event_id: str) -> EventRow | None:
 
 async def expire(tx: Connection, keep_sec: float, limit: int) -> int:
     """Deletes events that are older, at most `limit`. Returns how many; 0 also while another control plane is at it."""
-    if not await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", _EXPIRING):
+    if not await leases.alone(tx, _EXPIRING):
         return 0
     done = await tx.execute(
         """DELETE FROM events WHERE sequence = ANY (ARRAY (

@@ -1,10 +1,17 @@
 """Who works on a sandbox. `check_after` is the lease: whoever works on a row keeps it in the future, the reconciler takes
-rows where it has passed."""
+rows where it has passed. And jobs that one control plane does at a time."""
 
 from collections.abc import Sequence
 
-from wrenn_server.db.pool import Executor, rows
+from wrenn_server.db.pool import Connection, Executor, rows
 from wrenn_server.db.sandboxes import LEASE_SEC, SandboxRow
+
+
+async def alone(tx: Connection, job: int) -> bool:
+    """Until the end of the transaction; False: another control plane is at that job.
+
+    :param job: any number that nothing else locks"""
+    return await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", job)
 
 
 async def hold(db: Executor, sandbox_id: str, generation: int) -> bool:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from wrenn_server.db import leases
 from wrenn_server.db.pool import Connection, Executor, rows
 from wrenn_server.wire.agent import Sample
 
@@ -81,7 +82,7 @@ async def newest(db: Executor, team_id: str, sandbox_ids: Sequence[str]) -> list
 
 async def expire(tx: Connection, keep_sec: float, limit: int) -> int:
     """Deletes samples that are older, at most `limit`. Returns how many; 0 also while another control plane is at it."""
-    if not await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", _EXPIRING):
+    if not await leases.alone(tx, _EXPIRING):
         return 0
     done = await tx.execute(
         """DELETE FROM samples WHERE ctid = ANY (ARRAY (

@@ -5,6 +5,7 @@ from datetime import date, datetime
 
 import msgspec
 
+from wrenn_server.db import leases
 from wrenn_server.db.pool import Connection, Executor, row, rows
 from wrenn_server.wire.agent import Sample
 
@@ -72,19 +73,16 @@ async def count(tx: Connection, host_id: str, samples: Sequence[Sample]) -> None
     """Adds up samples of sandboxes that are on the host or ended there."""
     # In order, so that two batches with the same sandboxes do not wait for each other in a circle.
     await tx.execute(
-        """INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
-           SELECT s.id, (to_timestamp(n.at) AT TIME ZONE 'UTC')::date AS day, s.team_id,
-                  least(sum(n.cpu_ms), $8::bigint), least(sum(n.memory), $8), least(sum(n.disk), $8),
-                  least(sum(n.egress), $8)
-             FROM unnest($2::text[], $3::float8[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-               AS n (sandbox_id, at, cpu_ms, memory, disk, egress)
-             JOIN sandboxes s ON s.id = n.sandbox_id AND s.host_id = $1
-            GROUP BY s.id, day, s.team_id ORDER BY s.team_id, day, s.id
-           ON CONFLICT (team_id, day, sandbox_id) DO UPDATE
-              SET cpu_ms = least(u.cpu_ms + excluded.cpu_ms, $8),
-                  memory_mb_ms = least(u.memory_mb_ms + excluded.memory_mb_ms, $8),
-                  disk_mb_ms = least(u.disk_mb_ms + excluded.disk_mb_ms, $8),
-                  egress_bytes = least(u.egress_bytes + excluded.egress_bytes, $8)""",
+        f"""INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
+            SELECT s.id, (to_timestamp(n.at) AT TIME ZONE 'UTC')::date AS day, s.team_id,
+                   least(sum(n.cpu_ms), $1::bigint), least(sum(n.memory), $1), least(sum(n.disk), $1),
+                   least(sum(n.egress), $1)
+              FROM unnest($3::text[], $4::float8[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+                AS n (sandbox_id, at, cpu_ms, memory, disk, egress)
+              JOIN sandboxes s ON s.id = n.sandbox_id AND s.host_id = $2
+             GROUP BY s.id, day, s.team_id ORDER BY s.team_id, day, s.id
+            {_ADD}""",  # noqa: S608 - text of ours
+        _MOST,
         host_id,
         [s.sandbox_id for s in samples],
         [s.at for s in samples],
@@ -92,7 +90,6 @@ async def count(tx: Connection, host_id: str, samples: Sequence[Sample]) -> None
         [_whole(s.mem_used / _MIB * s.seconds * 1000) for s in samples],
         [_whole(s.disk_used / _MIB * s.seconds * 1000) for s in samples],
         [s.egress_bytes for s in samples],
-        _MOST,
     )
 
 
@@ -163,30 +160,26 @@ async def buckets(
 
 async def lease(tx: Connection) -> bool:
     """Until the end of the transaction; False: another control plane has it."""
-    return await tx.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ROLLING_UP)
+    return await leases.alone(tx, _ROLLING_UP)
 
 
 async def roll_up(tx: Connection, before: date, limit: int) -> int:
     """Makes rows of single sandboxes into rows of their team. Returns how many went."""
     return await tx.fetchval(
-        """WITH old AS (
-               DELETE FROM usage_days WHERE ctid = ANY (ARRAY (
-                   SELECT ctid FROM usage_days WHERE sandbox_id <> '' AND day < $1 ORDER BY day LIMIT $2))
-               RETURNING *),
-           kept AS (
-               INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
-               SELECT '', day, team_id, least(sum(cpu_ms), $3::bigint), least(sum(memory_mb_ms), $3),
-                      least(sum(disk_mb_ms), $3), least(sum(egress_bytes), $3)
-                 FROM old GROUP BY team_id, day ORDER BY team_id, day
-               ON CONFLICT (team_id, day, sandbox_id) DO UPDATE
-                  SET cpu_ms = least(u.cpu_ms + excluded.cpu_ms, $3),
-                      memory_mb_ms = least(u.memory_mb_ms + excluded.memory_mb_ms, $3),
-                      disk_mb_ms = least(u.disk_mb_ms + excluded.disk_mb_ms, $3),
-                      egress_bytes = least(u.egress_bytes + excluded.egress_bytes, $3))
-           SELECT count(*) FROM old""",
+        f"""WITH old AS (
+                DELETE FROM usage_days WHERE ctid = ANY (ARRAY (
+                    SELECT ctid FROM usage_days WHERE sandbox_id <> '' AND day < $2 ORDER BY day LIMIT $3))
+                RETURNING *),
+            kept AS (
+                INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
+                SELECT '', day, team_id, least(sum(cpu_ms), $1::bigint), least(sum(memory_mb_ms), $1),
+                       least(sum(disk_mb_ms), $1), least(sum(egress_bytes), $1)
+                  FROM old GROUP BY team_id, day ORDER BY team_id, day
+                {_ADD})
+            SELECT count(*) FROM old""",  # noqa: S608 - text of ours
+        _MOST,
         before,
         limit,
-        _MOST,
     )
 
 
@@ -216,3 +209,9 @@ _MOST = 10**18
 _GAPS_MAX = 100
 """An agent's numbers come in order, so that gaps are those of batches under way."""
 _ROLLING_UP = 0x77726E75  # any number that nothing else locks
+_ADD = """ON CONFLICT (team_id, day, sandbox_id) DO UPDATE
+   SET cpu_ms = least(u.cpu_ms + excluded.cpu_ms, $1),
+       memory_mb_ms = least(u.memory_mb_ms + excluded.memory_mb_ms, $1),
+       disk_mb_ms = least(u.disk_mb_ms + excluded.disk_mb_ms, $1),
+       egress_bytes = least(u.egress_bytes + excluded.egress_bytes, $1)"""
+"""To what is there already; $1: the bound."""

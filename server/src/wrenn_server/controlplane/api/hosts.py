@@ -28,10 +28,7 @@ async def create(
         raise InvalidRequest("team_id is for hosts of the type byoc")
     team_id = None if given.type == "regular" else given.team_id or caller.team_id
     wanted = hosts.Wanted(team_id=team_id, tags=given.tags, availability_zone=given.availability_zone)
-    created = await hosts.create_for(cp, caller, wanted)
-    return schema_hosts.HostCreated(
-        host=shape.host(created.host), registration_token=created.registration_token
-    )
+    return _created(await hosts.create_for(cp, caller, wanted))
 
 
 @get("/v1/hosts", operation_id="listHosts", tags=["hosts"], opt=auth.needs("read", beyond=True))
@@ -126,10 +123,7 @@ async def undrain(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema_hosts.H
 async def token(cp: Cp, caller: Who, host_id: FromPath[str]) -> schema_hosts.HostCreated:
     """Another registration token, for a host whose registration failed or whose credentials were lost."""
     host = await hosts.seen(cp, caller, host_id)
-    created = await hosts.new_token(cp.db, host.id)
-    return schema_hosts.HostCreated(
-        host=shape.host(created.host), registration_token=created.registration_token
-    )
+    return _created(await hosts.new_token(cp.db, host.id))
 
 
 @post("/v1/hosts/register", operation_id="registerHost", tags=["agents"], status_code=200)
@@ -145,6 +139,10 @@ async def register(cp: Cp, client: From, data: JSONBody[agent.Register]) -> agen
 async def heartbeat(cp: Cp, host: Agent, host_id: FromPath[str], data: JSONBody[agent.Heartbeat]) -> None:
     """An agent is there, and tells of all its sandboxes."""
     await heartbeats.take(cp, host, data)
+
+
+def _created(made: hosts.Created) -> schema_hosts.HostCreated:
+    return schema_hosts.HostCreated(host=shape.host(made.host), registration_token=made.registration_token)
 
 
 ROUTES = [create, listing, get_one, update, preview_delete, delete_one, drain, undrain, token]

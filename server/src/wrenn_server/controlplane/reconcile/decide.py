@@ -8,7 +8,7 @@ that the host makes by itself, or that the control plane asked for and never hea
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from wrenn_server.db.sandboxes import SandboxRow
+from wrenn_server.db.sandboxes import GO_ON, SandboxRow
 from wrenn_server.model.sandbox import Reason, State
 from wrenn_server.wire.agent import SandboxReport
 
@@ -129,7 +129,7 @@ def _move(row: SandboxRow) -> Reason | None:
 
 def _errand(row: SandboxRow) -> Reason | None:
     """What one that was being paused was paused for."""
-    if row.state is not State.PAUSING or row.reason not in (Reason.DRAIN, Reason.ROLLBACK):
+    if row.state is not State.PAUSING or row.reason not in GO_ON:
         return None
     return Reason(row.reason)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from wrenn_server.db.hosts import Candidate
+from wrenn_server.db.hosts import Candidate, HostRow
 from wrenn_server.db.sandboxes import Room
 
 _EQUAL = 0.02
@@ -44,7 +44,7 @@ def allowed(candidates: Iterable[Candidate], team_id: str) -> list[Candidate]:
     ]
 
 
-def suits(host: Candidate, wish: Wish) -> bool:
+def suits(host: Candidate | HostRow, wish: Wish) -> bool:
     """Whether it has the tags, and is in the zone."""
     return wish.tags.issubset(host.tags) and wish.availability_zone in (None, host.availability_zone)
 

@@ -35,8 +35,8 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
     hosts.check_specs(beat.specs)
     if not 0 <= beat.sequence < 2**62:
         raise InvalidRequest("sequence is not a number that a heartbeat can have")
-    address = hosts.parse_address(beat.address)
-    hosts.check_address(host, address)
+    address = hosts.address_of(host, beat.address)
+    templates, installation = _names(beat.templates), beat.installation[:_INSTALLATION]
     fresh = await db_hosts.heartbeat(
         cp.db,
         host.id,
@@ -44,11 +44,11 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
         sequence=beat.sequence,
         address=None if address is None else str(address),
         specs=beat.specs,
-        templates=_names(beat.templates),
-        installation=beat.installation[:_INSTALLATION],
+        templates=templates,
+        installation=installation,
     )
     if not fresh:
-        if not await db_hosts.speaks(cp.db, host.id, beat.installation[:_INSTALLATION]):
+        if not await db_hosts.speaks(cp.db, host.id, installation):
             raise Conflict(
                 f"another installation has the credentials of host {host.id}, and is there",
                 code="identity_in_use",
@@ -58,7 +58,7 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
     if host.status != "online":
         log.info("host is online", action="host_online", host_id=host.id)
     # What a team's own host calls its images must not become names that everybody sees.
-    if host.team_id is None and (added := sorted(set(_names(beat.templates)) - set(host.templates))):
+    if host.team_id is None and (added := sorted(set(templates) - set(host.templates))):
         await db_templates.insert_platform(cp.db, [new_template_id() for _ in added], added)
     await _compare(cp, host, beat.sandboxes)
     await _note_expiry(cp, host, beat.sandboxes)
@@ -97,8 +97,8 @@ async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.Sand
         for row in known.values()
         if row.host_id == host.id
         and row.id not in reported
-        and not row.state.is_final
-        # One that rests in the object store need not be there. To look into it at each heartbeat would keep others from it.
+        # One that has ended is not missed, and one that rests in the object store need not be there: to look into it at
+        # each heartbeat would be for nothing, and would hold its lease meanwhile.
         and not isinstance(decide.absent(row, now), decide.Nothing)
     ]
     if missing:

@@ -121,8 +121,7 @@ async def register(cp: ControlPlane, request: agent.Register) -> agent.Registere
             hint="create a host with POST /v1/hosts, or a new token with POST /v1/hosts/{id}/token",
         )
     _check_token(token)
-    address = parse_address(request.address)
-    check_address(await get(cp.db, token.host_id), address)
+    address = address_of(await get(cp.db, token.host_id), request.address)
     # Signed before the token is used up: a request that cannot be signed must not cost it.
     certificate = cp.keys.certify(request.csr_pem, token.host_id, address)
     host = await db_hosts.register(
@@ -237,9 +236,11 @@ class Holdings:
 
 async def holdings(cp: ControlPlane, host: HostRow) -> Holdings:
     alive = await db_sandboxes.alive_on(cp.db, host.id)
-    kept = [row.id for row in alive if row.state is State.PAUSED and row.is_stored]
-    lost = [row.id for row in alive if row.id not in set(kept)]
-    return Holdings(lost, kept, [row.id for row in await db_snapshots.unstored_on(cp.db, host.id)])
+    unstored = await db_snapshots.unstored_on(cp.db, host.id)
+    lost, kept = list[str](), list[str]()
+    for row in alive:
+        (kept if row.state is State.PAUSED and row.is_stored else lost).append(row.id)
+    return Holdings(lost, kept, [row.id for row in unstored])
 
 
 async def delete(cp: ControlPlane, host: HostRow, *, force: bool) -> None:
@@ -295,13 +296,20 @@ def check_specs(specs: agent.HostSpecs) -> None:
         raise InvalidRequest("a text in specs is longer than 100 characters")
 
 
-def parse_address(text: str | None) -> Address | None:
+def _parse_address(text: str | None) -> Address | None:
     if text is None:
         return None
     try:
         return Address.parse(text)
     except ValueError as error:
         raise InvalidRequest(f"address {text[:100]!r}: {error}") from error
+
+
+def address_of(host: HostRow, text: str | None) -> Address | None:
+    """What an agent says that it can be reached at. :raises InvalidRequest: it is none, or not one for such a host"""
+    address = _parse_address(text)
+    check_address(host, address)
+    return address
 
 
 def check_address(host: HostRow, address: Address | None) -> None:

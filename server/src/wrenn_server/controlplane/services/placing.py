@@ -15,21 +15,28 @@ CANDIDATES_FOR_SAVED = 64
 """More, because which of them can go on with a certain memory is seen only when they are chosen from."""
 
 
-class Demand(Protocol):
-    """A sandbox that looks for a host."""
-
+class Wishing(Protocol):
     @property
     def team_id(self) -> str: ...
     @property
     def host_tags(self) -> Sequence[str]: ...
     @property
     def availability_zone(self) -> str | None: ...
+
+
+class Demand(Wishing, Protocol):
+    """A sandbox that looks for a host."""
+
     @property
     def vcpus(self) -> int: ...
     @property
     def memory_mb(self) -> int: ...
     @property
     def disk_mb(self) -> int: ...
+
+
+def wish_of(demand: Wishing) -> Wish:
+    return Wish(demand.team_id, frozenset(demand.host_tags), demand.availability_zone)
 
 
 async def fitting(
@@ -60,7 +67,7 @@ async def fitting(
         room=cp.config.room,
         limit=CANDIDATES_FOR_SAVED if saved else CANDIDATES,
     )
-    wish = Wish(demand.team_id, frozenset(demand.host_tags), demand.availability_zone)
+    wish = wish_of(demand)
     while host := place.choose(
         candidates,
         vcpus=demand.vcpus,

@@ -236,7 +236,9 @@ async def _no_host(cp: ControlPlane, wanted: Wanted, found: Resolved) -> Unavail
                 retryable=host is not None,
                 hint=None if host else "the host was removed, and the snapshot was lost with it",
             )
-        if host.team_id != (wanted.team_id if own else None) or not _suits(host, wanted):
+        if host.team_id != (wanted.team_id if own else None) or not place.suits(
+            host, placing.wish_of(wanted)
+        ):
             return Unavailable(
                 f"the host that holds snapshot {found.snapshot.id} is not one that this sandbox may be on, and no other "
                 "one can fetch it",
@@ -257,13 +259,6 @@ async def _no_host(cp: ControlPlane, wanted: Wanted, found: Resolved) -> Unavail
         " ".join(("no host", *traits, "has room for this sandbox now")),
         code="no_hosts_available",
         hint="ask for less memory or disk, end sandboxes that are not needed, or add a host",
-    )
-
-
-def _suits(host: db_hosts.HostRow, wanted: Wanted) -> bool:
-    return set(wanted.host_tags) <= set(host.tags) and wanted.availability_zone in (
-        None,
-        host.availability_zone,
     )
 
 
