@@ -63,6 +63,14 @@ def test_where_webhooks_may_lead() -> None:
         load({"CP_WEBHOOKS_PRIVATE": "perhaps"}, None)
 
 
+def test_how_long_certificates_of_hosts_are_valid() -> None:
+    assert load({}, None).certificate_days == 90
+    assert load({"CP_HOST_CERTIFICATE_DAYS": "7"}, None).certificate_days == 7
+    for wrong in ("0", "3651", "-1", "1.5"):
+        with pytest.raises(ConfigError, match="CP_HOST_CERTIFICATE_DAYS"):
+            load({"CP_HOST_CERTIFICATE_DAYS": wrong}, None)
+
+
 def test_the_domain_of_the_ports() -> None:
     assert load({}, None).proxy_domain is None
     for text in ("sandboxes.example.com", "localhost:8000", "Example.com:443"):

@@ -558,6 +558,7 @@ CREATE TABLE public.hosts (
     tags text[] DEFAULT '{}'::text[] NOT NULL,
     availability_zone text,
     installation text DEFAULT ''::text NOT NULL,
+    renewed_epoch integer DEFAULT 0 NOT NULL,
     CONSTRAINT hosts_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'online'::text, 'unreachable'::text]))),
     CONSTRAINT hosts_type_check CHECK (((type = ANY (ARRAY['regular'::text, 'byoc'::text])) AND ((type = 'byoc'::text) = (team_id IS NOT NULL))))
 )

@@ -112,7 +112,7 @@ async def demand_schema(database_url: str) -> None:
 async def composed(config: Config, db: Database) -> AsyncGenerator[ControlPlane, None]:
     """Services and reconcilers, without any listener."""
     async with AsyncExitStack() as stack:
-        own = await keys.load(db)
+        own = await keys.load(db, config.certificate_days)
         client = await stack.enter_async_context(hosts_client.connect(own))
         where = Routes(db, client, config.agent)
         await stack.enter_async_context(routes.listening(where))

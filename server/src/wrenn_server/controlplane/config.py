@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from wrenn_server.controlplane.keys import CERTIFICATE_DAYS
 from wrenn_server.controlplane.smtp import Smtp
 from wrenn_server.db.sandboxes import Room
 from wrenn_server.linux.env_file import ConfigError as ConfigError
@@ -73,6 +74,8 @@ class Config:
     """CP_LISTEN_ADDR, HOST:PORT"""
     agent: Address = AGENT
     """CP_HOST_AGENT_ADDR: where to reach an agent that registered without --address"""
+    certificate_days: int = CERTIFICATE_DAYS
+    """CP_HOST_CERTIFICATE_DAYS: how long certificates of hosts are valid; agents renew them when a third of that is left"""
     data_dir: Path = Path("/var/lib/wrenn")
     """WRENN_DATA_DIR"""
     room: Room = ROOM
@@ -124,6 +127,7 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Co
         ("DATABASE_URL", "database_url", _database_url),
         ("CP_LISTEN_ADDR", "listen", _listen),
         ("CP_HOST_AGENT_ADDR", "agent", Address.parse),
+        ("CP_HOST_CERTIFICATE_DAYS", "certificate_days", _days),
         ("WRENN_DATA_DIR", "data_dir", _path),
         ("CP_PROXY_DOMAIN", "proxy_domain", _domain),
         ("CP_WORKERS", "workers", _workers),
@@ -221,6 +225,12 @@ def _mail_from(text: str) -> str:
 def _workers(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
         raise ValueError(f"expected a number from 1 to {MOST_WORKERS}")
+    return int(text)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 3650:
+        raise ValueError("expected a number from 1 to 3650")
     return int(text)
 
 

@@ -31,10 +31,11 @@ HOST_AUDIENCE = "wrenn-host"
 OAUTH_AUDIENCE = "wrenn-oauth"
 USER_TOKEN_SEC = 3600
 """A refresh token gets the next one; every use is checked against the session and the membership anyway."""
-HOST_TOKEN_SEC = 10 * 365 * 24 * 3600
-"""An agent has no way to renew its token; a removed host's is refused because its record is gone."""
+HOST_TOKEN_SEC = 365 * 24 * 3600
+"""Longer than certificates, with which it is renewed: a host that was off for months comes back by itself."""
 CALL_TOKEN_SEC = 60
-_CERTIFICATE_DAYS = 3650
+CERTIFICATE_DAYS = 90
+_CA_DAYS = 7300
 _MAX_CSR = 16 * 1024
 _CA_USAGE = {
     "digital_signature": False,
@@ -61,7 +62,7 @@ class UserClaims:
 class HostClaims:
     host_id: str
     epoch: int
-    """`hosts.token_epoch` at the registration that gave the token."""
+    """Which of the host's tokens it is: `hosts.token_epoch` is the last that was used, after a registration or renewal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Keys:
     ca: ec.EllipticCurvePrivateKey = field(repr=False)
     ca_certificate: x509.Certificate
     sealer: Sealer = field(repr=False)
+    certificate_days: int = CERTIFICATE_DAYS
+    """How long certificates of hosts are valid."""
     _calls: dict[str, tuple[float, str]] = field(default_factory=dict[str, tuple[float, str]], repr=False)
 
     @property
@@ -149,7 +152,7 @@ class Keys:
             .public_key(csr.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(hours=1))  # the host's clock may be behind ours
-            .not_valid_after(now + dt.timedelta(days=_CERTIFICATE_DAYS))
+            .not_valid_after(now + dt.timedelta(days=self.certificate_days))
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -193,7 +196,7 @@ def server_name(host_id: str) -> str:
     return f"{host_id.replace('_', '-')}.hosts.wrenn.internal"
 
 
-async def load(db: Database) -> Keys:
+async def load(db: Database, certificate_days: int = CERTIFICATE_DAYS) -> Keys:
     """Makes the keys when there are none. Replicas that start at once end up with the same."""
     signing = await _get_or_insert(db, "signing", _new_signing)
     ca = await _get_or_insert(db, "ca", _new_ca)
@@ -210,6 +213,7 @@ async def load(db: Database) -> Keys:
         ca_key,
         x509.load_pem_x509_certificate(ca.public_pem.encode()),
         Sealer(sealing.private_pem),
+        certificate_days,
     )
 
 
@@ -244,7 +248,7 @@ def _new_ca() -> tuple[str, str]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=2 * _CERTIFICATE_DAYS))
+        .not_valid_after(now + dt.timedelta(days=_CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(

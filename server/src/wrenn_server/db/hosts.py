@@ -35,6 +35,8 @@ class HostRow(msgspec.Struct, kw_only=True):
     disk_mb_reserved: int
     sandboxes: int
     token_epoch: int
+    renewed_epoch: int
+    """Of the token that the last renewal gave out; above `token_epoch` as long as it was not used."""
     agent_started_at: float
     heartbeat_sequence: int
     last_heartbeat_at: datetime | None
@@ -195,11 +197,36 @@ async def register(db: Executor, *, digest: bytes, address: str | None, specs: H
                 WHERE digest = $1 AND used_at IS NULL AND expires_at >= now() RETURNING host_id)
            UPDATE hosts SET address = $2, arch = $3, cpus = $4, memory_mb = $5, disk_mb = $6, vmm = $7,
                   vmm_version = $8, accelerated = $9, version = $10, machine = $11, store = $12,
-                  draining = false, installation = '', token_epoch = token_epoch + 1, updated_at = now()
+                  draining = false, installation = '',
+                  token_epoch = greatest(token_epoch, renewed_epoch) + 1, updated_at = now()
              FROM used WHERE hosts.id = used.host_id RETURNING hosts.*""",
         digest,
         address,
         *_specs(specs),
+    )
+    return row(record, HostRow)
+
+
+async def offer_epoch(db: Executor, host_id: str, epoch: int, installation: str) -> int | None:
+    """The epoch of the token that comes after `epoch`, the same however often one asks. None: the host was removed, its
+    token is another one by now, or it is not that installation which speaks for it."""
+    return await db.fetchval(
+        """UPDATE hosts SET renewed_epoch = token_epoch + 1, updated_at = now()
+            WHERE id = $1 AND token_epoch = $2 AND installation IN ('', $3) RETURNING renewed_epoch""",
+        host_id,
+        epoch,
+        installation,
+    )
+
+
+async def use_epoch(db: Executor, host_id: str, epoch: int) -> HostRow | None:
+    """The token of a renewal is used: the one before is refused from now on. None: it is not one that counts. Of two that
+    use it at once both may."""
+    record = await db.fetchrow(
+        """UPDATE hosts SET token_epoch = $2, updated_at = now()
+            WHERE id = $1 AND (token_epoch = $2 OR (token_epoch < $2 AND renewed_epoch = $2)) RETURNING *""",
+        host_id,
+        epoch,
     )
     return row(record, HostRow)
 

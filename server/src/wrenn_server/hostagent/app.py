@@ -28,6 +28,7 @@ from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.heartbeat import Content, Heart
 from wrenn_server.hostagent.metrics import Metrics
 from wrenn_server.hostagent.network.slots import Slots
+from wrenn_server.hostagent.renewal import Renewal
 from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
 from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.clock import WallClock
@@ -163,12 +164,15 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             if exchange.received or exchange.sent:
                 note(exchange.target)
 
+        tls = (
+            None
+            if config.plain
+            else tunnel.server_context(credentials.cert_pem, credentials.key_pem, paths.run)
+        )
         listener = Listener(
             str(config.bind),
             tunnel.routes(registry, slots, verifier, api),
-            ssl=None
-            if config.plain
-            else tunnel.server_context(credentials.cert_pem, credentials.key_pem, paths.run),
+            ssl=tls,
             limits=Limits(grace=GRACE),
             trusted=True,
             observe=observe,
@@ -187,7 +191,16 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
                 installation=specs.installation(paths.data),
             )
             control_plane = ControlPlane(config.cp_url)
-            changes.heart = Heart(control_plane, credentials, content)
+
+            def present(fresh: Credentials) -> None:
+                if tls is not None:
+                    tunnel.present(tls, fresh.cert_pem, fresh.key_pem, paths.run)
+
+            renewal = Renewal(
+                control_plane, credentials, file=config.token_file, address=config.address,
+                installation=content.installation, clock=clock, present=present,
+            )  # fmt: skip
+            changes.heart = Heart(control_plane, credentials, content, renewal)
             if uploads is not None:
                 uploads.told = changes.heart.wake
             stack.enter_context(_kept(changes.heart.run(), "heartbeat"))

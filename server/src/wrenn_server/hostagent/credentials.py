@@ -1,6 +1,6 @@
-"""What the agent got at its registration, in one file; and the check of the control plane's tokens with it.
+"""What the agent got at its registration or last renewal, in one file; and the check of the control plane's tokens with it.
 
-No answer from the network ever changes or removes the file. Only a new registration replaces it, atomically.
+No refusal from the network ever changes or removes the file. Only a registration or a renewal replaces it, atomically.
 """
 
 import hashlib
@@ -25,14 +25,15 @@ class CredentialsError(Exception):
 
 
 class Credentials(msgspec.Struct, kw_only=True):
-    """Content of AGENT_TOKEN_FILE (JSON, 0600)."""
+    """Content of AGENT_TOKEN_FILE (JSON, 0600). A renewal changes them in place: who holds them has the newest."""
 
     host_id: str
     token: str
-    """Long-lived host JWT, for `X-Host-Token`."""
+    """Host JWT, for `X-Host-Token`."""
     key_pem: str
     """Private key, made here and never sent."""
     cert_pem: str
+    """Certificate of the agent's port, for that key."""
     ca_cert_pem: str
     control_plane_key_pem: str
     """Ed25519 public key that signs the control plane's calls."""

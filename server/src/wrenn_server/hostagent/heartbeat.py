@@ -13,6 +13,7 @@ import structlog
 
 from wrenn_server.hostagent.control_plane import ControlPlane
 from wrenn_server.hostagent.credentials import Credentials
+from wrenn_server.hostagent.renewal import Renewal
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.model.errors import WrennError
 from wrenn_server.wire.agent import Heartbeat, HostSpecs, SandboxReport
@@ -43,10 +44,18 @@ class Content:
 class Heart:
     """`run` beats until it is cancelled. `wake` may be called at any time, and carries no news itself."""
 
-    def __init__(self, control_plane: ControlPlane, credentials: Credentials, content: Content) -> None:
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        credentials: Credentials,
+        content: Content,
+        renewal: Renewal | None = None,
+    ) -> None:
+        """:param renewal: of the credentials; looked after before each heartbeat, the first use of a new token"""
         self._control_plane = control_plane
         self._credentials = credentials
         self._content = content
+        self._renewal = renewal
         self._changed = asyncio.Event()
         self._sequence = 0
         self.last_success: float | None = None
@@ -59,6 +68,8 @@ class Heart:
         pause = FIRST_PAUSE
         while True:
             self._changed.clear()
+            if self._renewal is not None:
+                await self._renewal.keep()
             if await self._beat():
                 pause = FIRST_PAUSE
                 await self._wait(INTERVAL)

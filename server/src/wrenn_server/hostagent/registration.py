@@ -56,7 +56,7 @@ async def register(
     credentials = Credentials(
         host_id=registered.host_id,
         token=registered.token,
-        key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+        key_pem=private_pem(key),
         cert_pem=registered.cert_pem,
         ca_cert_pem=registered.ca_cert_pem,
         control_plane_key_pem=registered.control_plane_key_pem,
@@ -67,6 +67,10 @@ async def register(
     except ValueError as error:
         raise RegistrationFailed(f"the control plane sent no usable key; {again}") from error
     return credentials
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey, address: str | None) -> str:

@@ -100,9 +100,18 @@ def parse_target(target: str) -> tuple[str, int]:
 
 
 def server_context(certificate_pem: str, key_pem: str, directory: Path) -> ssl.SSLContext:
-    """For the certificate that the control plane signed. The ssl module reads keys from files alone."""
+    """For the certificate that the control plane signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    present(context, certificate_pem, key_pem, directory)
+    return context
+
+
+def present(context: ssl.SSLContext, certificate_pem: str, key_pem: str, directory: Path) -> None:
+    """From now on, to those that connect; connections that exist go on as they are. The ssl module reads keys from files
+    alone.
+
+    :raises OSError: also when they do not belong together"""
     bundle = directory / "tls.pem"
     bundle.unlink(missing_ok=True)
     bundle.touch(mode=0o600)
@@ -111,7 +120,6 @@ def server_context(certificate_pem: str, key_pem: str, directory: Path) -> ssl.S
         context.load_cert_chain(bundle)
     finally:
         bundle.unlink()
-    return context
 
 
 def _refusal(error: WrennError) -> Answer:

@@ -29,6 +29,7 @@ Agent → control plane:
 ```
 POST /v1/hosts/register               Register  -> Registered
 POST /v1/hosts/{id}/heartbeat         Heartbeat -> 204  `X-Host-Token: <host JWT>`; 30 s and at once on a change
+POST /v1/hosts/{id}/renew             Renew     -> Renewed  `X-Host-Token: <host JWT>`; may be asked again with it
 POST /v1/hosts/{id}/samples           Samples   -> 204  `X-Host-Token: <host JWT>`; the same sample may come twice
 ```
 
@@ -274,11 +275,23 @@ class Register(msgspec.Struct, kw_only=True):
 class Registered(msgspec.Struct, kw_only=True):
     host_id: str
     token: str
-    """Long-lived host JWT."""
+    """Host JWT, to be renewed before it ends."""
     cert_pem: str
     ca_cert_pem: str
     control_plane_key_pem: str
     """Ed25519 public key that signs the control plane's calls."""
+
+
+class Renew(msgspec.Struct, kw_only=True):
+    csr_pem: str
+    installation: str = ""
+    """As in heartbeats."""
+
+
+class Renewed(msgspec.Struct, kw_only=True):
+    token: str
+    """The host's next JWT. The one before stays good until this one is used for the first time."""
+    cert_pem: str
 
 
 class Heartbeat(msgspec.Struct, kw_only=True):

@@ -134,7 +134,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             ),
             Router(
                 "/",
-                route_handlers=[hosts.heartbeat, samples.take],
+                route_handlers=[hosts.heartbeat, hosts.renew, samples.take],
                 guards=[auth.host_guard],
                 dependencies=_HOST,
                 security=[{"host": []}],

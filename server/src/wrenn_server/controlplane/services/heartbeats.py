@@ -17,12 +17,10 @@ from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.sandboxes import SandboxRow
-from wrenn_server.model.errors import Conflict, InvalidRequest, WrennError
+from wrenn_server.model.errors import InvalidRequest, WrennError
 from wrenn_server.model.ids import new_template_id
 from wrenn_server.wire import agent
 
-_INSTALLATION = 64
-"""Characters."""
 _AT_ONCE = 16
 """Changes of one heartbeat that are written at the same time: some wait for the host, the others must not wait for them."""
 _TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
@@ -36,7 +34,7 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
     if not 0 <= beat.sequence < 2**62:
         raise InvalidRequest("sequence is not a number that a heartbeat can have")
     address = hosts.address_of(host, beat.address)
-    templates, installation = _names(beat.templates), beat.installation[:_INSTALLATION]
+    templates, installation = _names(beat.templates), beat.installation[: hosts.INSTALLATION]
     fresh = await db_hosts.heartbeat(
         cp.db,
         host.id,
@@ -49,11 +47,7 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
     )
     if not fresh:
         if not await db_hosts.speaks(cp.db, host.id, installation):
-            raise Conflict(
-                f"another installation has the credentials of host {host.id}, and is there",
-                code="identity_in_use",
-                hint="it is a copy: give it a host of its own with POST /v1/hosts, and wrenn-agent --register TOKEN",
-            )
+            raise hosts.identity_in_use(host.id)
         return
     if host.status != "online":
         log.info("host is online", action="host_online", host_id=host.id)

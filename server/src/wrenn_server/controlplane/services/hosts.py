@@ -31,6 +31,8 @@ from wrenn_server.model.sandbox import State
 from wrenn_server.wire import agent
 
 TOKEN_LIFETIME_SEC = 3600
+INSTALLATION = 64
+"""Characters of an installation's name."""
 _OWN_MAX = 256
 """Hosts of one team."""
 log = structlog.get_logger()
@@ -141,17 +143,43 @@ async def register(cp: ControlPlane, request: agent.Register) -> agent.Registere
 
 
 async def authenticate(cp: ControlPlane, token: str) -> HostRow:
-    """The host whose token this is.
+    """The host whose token this is. The first use of a renewed one ends the one before.
 
-    :raises Unauthorized: also when the host was removed, or registered anew since
+    :raises Unauthorized: also when the host was removed, or has another token since
     """
     claims = cp.keys.read_host_token(token)
     host = await db_hosts.get(cp.db, claims.host_id)
-    if host is None:
-        raise Unauthorized("this host has been removed", code="host_removed")
-    if host.token_epoch != claims.epoch:
-        raise Unauthorized("this host has registered anew; this token is of before", code="token_replaced")
+    if host is not None and host.token_epoch < claims.epoch:
+        host = await db_hosts.use_epoch(cp.db, host.id, claims.epoch) or host
+    if host is None or host.token_epoch != claims.epoch:
+        raise _refused(host)
     return host
+
+
+async def renew(cp: ControlPlane, host: HostRow, request: agent.Renew) -> agent.Renewed:
+    """A new certificate and the next token. The token of now stays good until the next is used, so an answer that never
+    arrives costs nothing: the agent asks again.
+
+    :param host: as it was when its token was looked at
+    :raises InvalidRequest: :raises Conflict: `identity_in_use`
+    :raises Unauthorized: meanwhile it was removed, or got another token
+    """
+    certificate = cp.keys.certify(request.csr_pem, host.id, parse_address(host.address))
+    epoch = await db_hosts.offer_epoch(cp.db, host.id, host.token_epoch, request.installation[:INSTALLATION])
+    if epoch is None:
+        now = await db_hosts.get(cp.db, host.id)
+        same = now is not None and now.token_epoch == host.token_epoch
+        raise identity_in_use(host.id) if same else _refused(now)
+    log.info("host renews its credentials", action="host_renewed", host_id=host.id, epoch=epoch)
+    return agent.Renewed(token=cp.keys.host_token(HostClaims(host.id, epoch)), cert_pem=certificate)
+
+
+def identity_in_use(host_id: str) -> Conflict:
+    return Conflict(
+        f"another installation has the credentials of host {host_id}, and is there",
+        code="identity_in_use",
+        hint="it is a copy: give it a host of its own with POST /v1/hosts, and wrenn-agent --register TOKEN",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +294,17 @@ async def delete(cp: ControlPlane, host: HostRow, *, force: bool) -> None:
         )
     await db_sandboxes.forget(cp.db, host.id)
     await db_hosts.delete(cp.db, host.id)
+
+
+def _refused(host: HostRow | None) -> Unauthorized:
+    """:param host: whose token does not count any more; None: it is gone"""
+    if host is None:
+        return Unauthorized("this host has been removed", code="host_removed")
+    return Unauthorized(
+        "this host has registered anew or renewed its token; this token is of before",
+        code="token_replaced",
+        hint=f"get a registration token with POST /v1/hosts/{host.id}/token",
+    )
 
 
 def _check_token(token: db_hosts.TokenRow) -> None:
