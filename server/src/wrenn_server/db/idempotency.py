@@ -21,7 +21,7 @@ class KeyRow(msgspec.Struct, kw_only=True):
     resource: str | None
     """Id of what the request makes; it is on record since the same moment."""
     answer: bytes | None
-    """None: there is none yet."""
+    """Sealed. None: there is none yet."""
     silent: bool
     """Nothing was heard of its owner for `SILENCE_SEC`."""
 
@@ -79,6 +79,16 @@ async def bind(db: Executor, team_id: str, key: str, generation: int, resource: 
             resource,
         )
         != "UPDATE 0"
+    )
+
+
+async def seen(db: Executor, team_id: str, key: str, generation: int) -> None:
+    """A sign of life."""
+    await db.execute(
+        "UPDATE idempotency_keys SET seen_at = now() WHERE team_id = $1 AND key = $2 AND generation = $3",
+        team_id,
+        key,
+        generation,
     )
 
 

@@ -22,6 +22,7 @@ from wrenn_server.controlplane.api import (
     files,
     hosts,
     http,
+    idempotency,
     invoices,
     oauth,
     openapi,
@@ -149,6 +150,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
             HTTPException: http.on_http_exception,
             Exception: http.on_anything,
         },
+        middleware=[idempotency.answered_once],
         request_class=http.StrictRequest,
         request_max_body_size=http.MAX_BODY,
         openapi_config=openapi.CONFIG if cp is None else None,  # serving it is `description`'s affair

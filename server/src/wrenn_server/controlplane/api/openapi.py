@@ -20,6 +20,7 @@ from wrenn_server.controlplane import (
     schema_pools,
     schema_usage,
 )
+from wrenn_server.controlplane.api import idempotency
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -104,6 +105,7 @@ def describe(app: Litestar) -> dict[str, Any]:
             if "requestBody" in operation and not _has_required_data(document, operation):
                 operation["requestBody"]["required"] = False
     paths = document["paths"]
+    _name_keys(paths)
     paths["/v1/sandboxes/{sandbox_id}/files/write"]["post"]["requestBody"] = {
         "required": True,
         "content": {"multipart/form-data": {"schema": _UPLOAD}},
@@ -122,6 +124,16 @@ def describe(app: Litestar) -> dict[str, Any]:
             }
         }
     return document
+
+
+def _name_keys(paths: dict[str, Any]) -> None:
+    """The header that middleware reads, on all that have it, as the one handler names it that reads it itself."""
+    posts = {path["post"]["operationId"]: path["post"] for path in paths.values() if "post" in path}
+    known = posts[idempotency.BY_ITSELF]["parameters"]
+    key = next(parameter for parameter in known if parameter["name"] == idempotency.NAME)
+    for name, operation in posts.items():
+        if name != idempotency.BY_ITSELF and name not in idempotency.EXCEPTIONS:
+            operation.setdefault("parameters", []).append(key)
 
 
 def _components(names: set[str]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from litestar import Request, Response, delete, get, post, put
-from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
 from wrenn_server.controlplane.api import auth, http, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
+from wrenn_server.controlplane.api.idempotency import IdempotencyKey
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import (
     admission,
@@ -32,14 +33,6 @@ from wrenn_server.model.sandbox import State
 T = TypeVar("T")
 
 NEXT_CURSOR = "X-Next-Cursor"
-IdempotencyKey = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Idempotency-Key",
-        description="1 to 255 letters, digits, - and _. The same request with the same key is carried out once, and "
-        "gets the same answer for a day",
-    ),
-]
 
 
 @post("/v1/sandboxes", operation_id="createSandbox", tags=["sandboxes"])

@@ -6,7 +6,7 @@ from litestar import Request, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.api.sandboxes import IdempotencyKey
+from wrenn_server.controlplane.api.idempotency import IdempotencyKey
 from wrenn_server.controlplane.capsules import schema, shape
 from wrenn_server.controlplane.schema import USES
 from wrenn_server.controlplane.services import idempotency, pauses, samples, sandboxes, timeouts

@@ -6,7 +6,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.api.sandboxes import IdempotencyKey
+from wrenn_server.controlplane.api.idempotency import IdempotencyKey
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.e2b import network, read, schema, shape
 from wrenn_server.controlplane.e2b.find import has_ended, living

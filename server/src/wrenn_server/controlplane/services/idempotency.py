@@ -10,14 +10,14 @@
 
 The key's row is written first. What the work makes is noted in the same transaction as the thing itself
 (`Claim.bind`), so after a crash the next request with the key finds either the thing or nothing. Failures are not
-kept: the next request tries again.
+kept: the next request tries again. Answers hold secrets that are shown only once: they are kept sealed.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
@@ -32,6 +32,8 @@ from wrenn_server.model.errors import Conflict, InvalidRequest, WrennError
 T = TypeVar("T")
 
 EXPIRE_INTERVAL = 600.0
+SIGN_SEC = db_idempotency.SILENCE_SEC / 3
+"""Between signs of life of whoever carries a request out."""
 _LOOK_SEC = 0.2
 """Repeated requests are rare, and whoever carries out the first may be another control plane."""
 _WAIT_SEC = 300.0
@@ -79,11 +81,13 @@ class Work(Generic[T]):
     :ivar kind: of the answer, which is kept as JSON
     :ivar carry_out: gives the answer; without a claim when the request has no key
     :ivar recover: what is to be answered for the thing of this id, which an earlier request has begun to make
+    :ivar is_failure: an answer that is not kept
     """
 
     kind: type[T]
     carry_out: Callable[[Claim | None], Awaitable[T]]
     recover: Callable[[str], Awaitable[T | Effect]]
+    is_failure: Callable[[T], bool] = lambda _: False
 
 
 def request(team_id: str, key: str | None, what: str, body: bytes) -> Request | None:
@@ -151,7 +155,8 @@ async def _look(cp: ControlPlane, asked: Request, work: Work[T]) -> "_Answer[T] 
             hint="use a new key for each new request",
         )
     if held.answer is not None:
-        return _Answer(msgspec.json.decode(held.answer, type=work.kind))
+        content = cp.keys.sealer.open(held.answer, _place(asked))
+        return _Answer(msgspec.json.decode(content, type=work.kind))
     made = Effect.NOTHING if held.resource is None else await work.recover(held.resource)
     if not isinstance(made, Effect):
         await _keep(cp, Claim(asked, held.generation), made)
@@ -168,19 +173,47 @@ class _Answer(Generic[T]):
 
 async def _carry_out(cp: ControlPlane, claim: Claim, work: Work[T]) -> T:
     try:
-        answer = await work.carry_out(claim)
+        async with _alive(cp, claim):
+            answer = await work.carry_out(claim)
     except (Superseded, DatabaseUnavailable):
         raise  # what was begun may still come to something: the key goes on leading to it
     except WrennError:
-        asked = claim.request
-        with contextlib.suppress(DatabaseUnavailable):  # then the key is taken over when its owner is silent
-            await db_idempotency.release(cp.db, asked.team_id, asked.key, claim.generation)
+        await _release(cp, claim)
         raise
-    await _keep(cp, claim, answer)
+    await (_release(cp, claim) if work.is_failure(answer) else _keep(cp, claim, answer))
     return answer
+
+
+@contextlib.asynccontextmanager
+async def _alive(cp: ControlPlane, claim: Claim) -> AsyncGenerator[None]:
+    """Nobody takes over while the context lasts and we are there."""
+    asked = claim.request
+
+    async def show() -> None:
+        while True:
+            await asyncio.sleep(SIGN_SEC)
+            with contextlib.suppress(DatabaseUnavailable):
+                await db_idempotency.seen(cp.db, asked.team_id, asked.key, claim.generation)
+
+    showing = asyncio.create_task(show(), name=f"keep {asked.key}")
+    try:
+        yield
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
+
+
+async def _release(cp: ControlPlane, claim: Claim) -> None:
+    asked = claim.request
+    with contextlib.suppress(DatabaseUnavailable):  # then the key is taken over when its owner is silent
+        await db_idempotency.release(cp.db, asked.team_id, asked.key, claim.generation)
 
 
 async def _keep(cp: ControlPlane, claim: Claim, answer: object) -> None:
     asked = claim.request
-    content = msgspec.json.encode(answer)
+    content = cp.keys.sealer.seal(msgspec.json.encode(answer), _place(asked))
     await db_idempotency.answer(cp.db, asked.team_id, asked.key, claim.generation, content)
+
+
+def _place(asked: Request) -> str:
+    return f"idempotency key {asked.key} of {asked.team_id}"
