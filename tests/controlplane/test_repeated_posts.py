@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from controlplane.test_auth import concrete
 from controlplane.test_idempotency import silence
+from controlplane.test_pools import buy, queued
 
 from support.api import DESCRIPTION, Client
 from support.people import Mailbox, join, log_in, mailbox, sign_up
@@ -198,3 +199,27 @@ async def test_who_takes_long_is_not_replaced(
     gate.open.set()
     assert (await first).json() == (await second).json()
     assert await world.cp.db.fetchval("SELECT count(*) FROM snapshots") == 1
+
+
+async def test_a_client_that_goes_away_and_comes_again(world: World, host: SimulatedAgent) -> None:
+    sandbox = await world.new_sandbox()
+    host.host.before = gate = Gate(Command.SNAPSHOT)
+    path = f"/v1/sandboxes/{sandbox['id']}/snapshots"
+    first = asyncio.create_task(again(world.api, path))
+    await gate.reached.wait()
+    first.cancel()
+    second = asyncio.create_task(again(world.api, path))
+    gate.open.set()
+    assert (await second).status_code == 201
+    assert await world.cp.db.fetchval("SELECT count(*) FROM snapshots") == 1
+
+
+async def test_a_client_that_goes_away_leaves_the_queue(world: World, host: SimulatedAgent) -> None:
+    await buy(world, vcpus=1)
+    sandbox = await world.new_sandbox()
+    path = f"/v1/sandboxes/{sandbox['id']}/fork"
+    waiting = asyncio.create_task(again(world.api, path, {"wait_sec": 60}))
+    await queued(world, 1)
+    waiting.cancel()
+    await queued(world, 0)
+    assert list(host.host.held) == [sandbox["id"]]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wrenn_server.db import migrate
+from support.rows import new_team
+from wrenn_server.db import migrate, pool
 from wrenn_server.db.pool import DatabaseUnavailable
 
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -63,6 +64,22 @@ async def test_down_goes_one_step_and_ends_at_nothing(empty_database: str) -> No
         pass
     assert await migrate.current(empty_database) is None
     assert await migrate.down(empty_database) is None
+
+
+async def test_answers_in_clear_are_dropped(database_url: str) -> None:
+    await migrate.down(database_url, "0014")
+    async with pool.connect(database_url) as db:
+        team_id = await new_team(db)
+        await db.execute(
+            """INSERT INTO idempotency_keys (team_id, key, digest, resource, answer)
+               VALUES ($1, 'k', 'd', 'sbx_1', '{"token": "secret"}')""",
+            team_id,
+        )
+    await migrate.up(database_url)
+    async with pool.connect(database_url) as db:
+        kept = await db.fetchrow("SELECT resource, answer FROM idempotency_keys")
+    assert kept is not None
+    assert (kept["resource"], kept["answer"]) == ("sbx_1", None), "the next answer follows from the sandbox"
 
 
 async def test_no_server(tmp_path: Path) -> None:
