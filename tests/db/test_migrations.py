@@ -67,7 +67,7 @@ async def test_down_goes_one_step_and_ends_at_nothing(empty_database: str) -> No
 
 
 async def test_answers_in_clear_are_dropped(database_url: str) -> None:
-    await migrate.down(database_url, "0014")
+    await migrate.down(database_url, "0015")
     async with pool.connect(database_url) as db:
         team_id = await new_team(db)
         await db.execute(

@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "askForPasswordReset": _NO_TEAM,
     "resetPassword": _NO_TEAM,
     "registerHost": _NO_TEAM,
+    "renewHost": "a host's, and has no team; once more gives a token that is as good",
     "switchTeam": _LOG_IN,
     "logout": "it ends what a repetition would be let in with",
     "changePassword": _HASH,

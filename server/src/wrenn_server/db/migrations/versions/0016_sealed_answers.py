@@ -2,13 +2,13 @@
 
 from wrenn_server.db.migrations.script import run
 
-revision = "0015"
-down_revision = "0014"
+revision = "0016"
+down_revision = "0015"
 
 
 def upgrade() -> None:
-    run("0015_sealed_answers.up.sql")
+    run("0016_sealed_answers.up.sql")
 
 
 def downgrade() -> None:
-    run("0015_sealed_answers.down.sql")
+    run("0016_sealed_answers.down.sql")
