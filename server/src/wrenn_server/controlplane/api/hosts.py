@@ -141,14 +141,14 @@ async def heartbeat(cp: Cp, host: Agent, host_id: FromPath[str], data: JSONBody[
     await heartbeats.take(cp, host, data)
 
 
-def _created(made: hosts.Created) -> schema_hosts.HostCreated:
-    return schema_hosts.HostCreated(host=shape.host(made.host), registration_token=made.registration_token)
-
-
 @post("/v1/hosts/{host_id:str}/renew", operation_id="renewHost", tags=["agents"], status_code=200)
 async def renew(cp: Cp, host: Agent, host_id: FromPath[str], data: JSONBody[agent.Renew]) -> agent.Renewed:
     """An agent gets its next certificate and token. The token that it asks with stays good until the new one is used."""
     return await hosts.renew(cp, host, data)
+
+
+def _created(made: hosts.Created) -> schema_hosts.HostCreated:
+    return schema_hosts.HostCreated(host=shape.host(made.host), registration_token=made.registration_token)
 
 
 ROUTES = [create, listing, get_one, update, preview_delete, delete_one, drain, undrain, token]

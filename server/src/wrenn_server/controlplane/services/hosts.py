@@ -164,7 +164,7 @@ async def renew(cp: ControlPlane, host: HostRow, request: agent.Renew) -> agent.
     :raises InvalidRequest: :raises Conflict: `identity_in_use`
     :raises Unauthorized: meanwhile it was removed, or got another token
     """
-    certificate = cp.keys.certify(request.csr_pem, host.id, parse_address(host.address))
+    certificate = cp.keys.certify(request.csr_pem, host.id, _parse_address(host.address))
     epoch = await db_hosts.offer_epoch(cp.db, host.id, host.token_epoch, request.installation[:INSTALLATION])
     if epoch is None:
         now = await db_hosts.get(cp.db, host.id)
