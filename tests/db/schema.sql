@@ -1003,6 +1003,7 @@ CREATE INDEX samples_at ON public.samples USING btree (at);
 CREATE INDEX sandboxes_alive ON public.sandboxes USING btree (team_id, created_at DESC, id DESC) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
 CREATE INDEX sandboxes_check ON public.sandboxes USING btree (check_after) WHERE (check_after IS NOT NULL);
 CREATE INDEX sandboxes_host ON public.sandboxes USING btree (host_id) WHERE (state <> ALL (ARRAY['failed'::text, 'killed'::text]));
+CREATE INDEX sandboxes_interrupted ON public.sandboxes USING btree (updated_at) WHERE ((state = 'paused'::text) AND (reason = ANY (ARRAY['drain'::text, 'rollback'::text])));
 CREATE INDEX sandboxes_metadata ON public.sandboxes USING gin (metadata jsonb_path_ops) WHERE ((state <> ALL (ARRAY['failed'::text, 'killed'::text])) AND (metadata <> '{}'::jsonb));
 CREATE INDEX sandboxes_snapshot ON public.sandboxes USING btree (snapshot_id) WHERE ((snapshot_id IS NOT NULL) AND (state <> ALL (ARRAY['failed'::text, 'killed'::text])));
 CREATE INDEX sandboxes_team ON public.sandboxes USING btree (team_id, created_at DESC, id DESC);

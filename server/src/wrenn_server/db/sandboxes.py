@@ -466,12 +466,12 @@ async def move(db: Executor, seen: SandboxRow, host_id: str, room: Room) -> bool
 
 async def interrupted(db: Executor, idle_sec: float) -> list[SandboxRow]:
     """Paused for a move to another host or for a rollback, by somebody who has not finished it."""
-    records = await db.fetch(
+    records = await db.fetch(  # reasons `GO_ON`, word for word the condition of the index
         """SELECT * FROM sandboxes
-            WHERE state = 'paused' AND reason = ANY($2) AND updated_at < now() - make_interval(secs => $1)
-            ORDER BY id LIMIT 64""",
+            WHERE state = 'paused' AND reason IN ('drain', 'rollback')
+              AND updated_at < now() - make_interval(secs => $1)
+            ORDER BY updated_at, id LIMIT 64""",
         idle_sec,
-        [reason.value for reason in GO_ON],
     )
     return rows(records, SandboxRow)
 
