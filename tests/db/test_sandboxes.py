@@ -4,16 +4,17 @@ import asyncio
 import random
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 
 from support.rows import ROOM, inserted, new_host, new_team, wanted
-from wrenn_server.db import hosts, leases, listing, placement, sandboxes, teams
+from wrenn_server.db import hosts, leases, listing, placement, reports, sandboxes, teams
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.ids import new_team_id
 from wrenn_server.model.sandbox import TRANSITIONS, State
-from wrenn_server.wire.agent import HostSpecs
+from wrenn_server.wire.agent import HostSpecs, SandboxReport
 
 
 async def recount(db: Database, host_id: str) -> tuple[int, int, int, int]:
@@ -267,6 +268,48 @@ async def test_another_teams_host_takes_nothing(db: Database) -> None:
     own = await new_host(db, team_id=team)
     assert await sandboxes.insert(db, wanted(other), own, ROOM) is None
     assert await sandboxes.insert(db, wanted(team), own, ROOM) is not None
+
+
+async def test_a_host_and_the_record_differ_where_they_do_not_say_the_same(db: Database) -> None:
+    team, other = await new_team(db), await new_team(db)
+    host, elsewhere = await new_host(db, cpus=64), await new_host(db)
+    names = (
+        "same", "paused", "unsaved", "older", "pausing", "starting", "missing", "ended", "elsewhere", "stored", "saved",
+        "resuming",
+    )  # fmt: skip
+    made = {name: await inserted(db, team, elsewhere if name == "elsewhere" else host) for name in names}
+    for name in made.keys() - {"starting"}:
+        await sandboxes.settle(db, made[name].id, 1, [State.STARTING], State.RUNNING, started=True)
+    await sandboxes.settle(db, made["paused"].id, 1, [State.RUNNING], State.PAUSED, saved_generation=1)
+    await sandboxes.settle(db, made["unsaved"].id, 1, [State.RUNNING], State.PAUSED)
+    await sandboxes.settle(db, made["ended"].id, 1, [State.RUNNING], State.KILLED)
+    for name in ("stored", "saved", "resuming"):
+        await sandboxes.settle(db, made[name].id, 1, [State.RUNNING], State.PAUSED, saved_generation=1)
+    await sandboxes.note_stored(
+        db, host, "store", [(made[name].id, 1, "m") for name in ("stored", "resuming")]
+    )
+    assert await sandboxes.begin_resume(db, made["resuming"].id, 1, None, ROOM)
+    said = {"paused": State.PAUSED, "unsaved": State.PAUSED, "pausing": State.PAUSING}
+    told = [
+        SandboxReport(
+            id=row.id, generation=2 if name == "older" else 1, state=said.get(name, State.RUNNING), vcpus=1,
+            memory_mb=512, disk_mb=5120,
+        )
+        for name, row in made.items()
+        if name not in ("missing", "stored", "saved", "resuming")
+    ]  # fmt: skip
+    strange = msgspec.structs.replace(told[0], id="sb" + "0" * 20, generation=2**40)
+
+    async def differing(team_id: str | None) -> set[str]:
+        known = {row.id: name for name, row in made.items()} | {strange.id: "unknown"}
+        return {known[id] for id in await reports.differing(db, host, team_id, [*told, strange])}
+
+    alike = {"same", "paused"}
+    everything = {*made, "unknown"} - {"stored"}
+    assert await differing(None) == await differing(team) == everything - alike
+    assert await differing(other) == everything, (
+        "of a team's own host another team's sandboxes are never believed"
+    )
 
 
 async def test_text_that_postgresql_cannot_store_is_the_callers_mistake(db: Database) -> None:

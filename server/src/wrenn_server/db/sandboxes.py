@@ -476,15 +476,8 @@ async def interrupted(db: Executor, idle_sec: float) -> list[SandboxRow]:
     return rows(records, SandboxRow)
 
 
-async def known_to(db: Executor, host_id: str, reported: Sequence[str]) -> list[SandboxRow]:
-    """What should be on a host, and whatever it reports that we have on record."""
-    records = await db.fetch(
-        """SELECT * FROM sandboxes
-            WHERE (host_id = $1 AND state NOT IN ('failed', 'killed')) OR id = ANY($2)""",
-        host_id,
-        list(reported),
-    )
-    return rows(records, SandboxRow)
+async def of(db: Executor, ids: Sequence[str]) -> list[SandboxRow]:
+    return rows(await db.fetch("SELECT * FROM sandboxes WHERE id = ANY($1)", list(ids)), SandboxRow)
 
 
 async def alive_on(db: Executor, host_id: str) -> list[SandboxRow]:

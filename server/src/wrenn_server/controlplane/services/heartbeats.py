@@ -12,6 +12,7 @@ from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import hosts, outcomes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import leases
+from wrenn_server.db import reports as db_reports
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
@@ -62,16 +63,22 @@ async def take(cp: ControlPlane, host: HostRow, beat: agent.Heartbeat) -> None:
 
 async def _compare(cp: ControlPlane, host: HostRow, reports: Sequence[agent.SandboxReport]) -> None:
     """Believes what only the host can know; whatever else looks wrong is for the reconciler to ask about, because a
-    heartbeat may have been under way while we acted."""
+    heartbeat may have been under way while we acted. Rows are read only where something may follow: hosts say the same
+    about most of their sandboxes again and again."""
+    reported = {report.id: report for report in reports}
+    differing = set(await db_reports.differing(cp.db, host.id, host.team_id, list(reported.values())))
+    if not differing:
+        return
     known = {
         row.id: row
-        for row in await db_sandboxes.known_to(cp.db, host.id, [report.id for report in reports])
+        for row in await db_sandboxes.of(cp.db, list(differing))
         if host.team_id in (None, row.team_id)
     }
-    reported = {report.id: report for report in reports}
     limit = asyncio.Semaphore(_AT_ONCE)
     async with asyncio.TaskGroup() as group:
         for sandbox_id, report in reported.items():
+            if sandbox_id not in differing:
+                continue
             row = known.get(sandbox_id)
             if row is None:
                 log.warning(
