@@ -39,7 +39,8 @@ class StrictRequest(Request[Any, Any, Any]):
     async def json(self) -> Any:
         """:raises InvalidRequest:"""
         body = await self.body()
-        if _NUL.search(body):
+        # The plain search first: the pattern takes a millisecond for the heartbeat of a host with many sandboxes.
+        if rb"\u0000" in body and _NUL.search(body):
             raise InvalidRequest("the body contains a NUL character, which no text here may")
         kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
         try:
