@@ -82,6 +82,37 @@ async def test_a_paused_sandbox_of_a_lost_host_goes_on_on_another(
             assert not second.host.held
 
 
+async def test_a_fork_that_finds_it_gone_from_its_host_is_told_so(
+    world: World, objects: SimulatedStore
+) -> None:
+    async with another(world, objects) as first:
+        sandbox_id = await paused(world, first)
+        path = f"/v1/sandboxes/{sandbox_id}"
+        assert (await resume(world, sandbox_id)).status_code == 200
+        async with another(world, objects) as second:
+
+            async def leaves(command: Command, _: str) -> None:
+                if command is not Command.FORK:
+                    return
+                assert (await world.api.post(f"{path}/pause")).status_code == 200
+                await first.host.store(sandbox_id, wire.Store(generation=2))
+                await first.beat()
+                await lose(world, first)
+                assert (await resume(world, sandbox_id)).status_code == 200
+                await first.beat()
+                assert sandbox_id not in first.host.held
+
+            first.host.before = leaves
+            answer = await world.api.post(f"{path}/fork", {"count": 2})
+            assert answer.status_code == 409, answer.text
+            error = answer.json()["error"]
+            assert (error["code"], error["retryable"]) == ("invalid_state", True)
+            assert list(second.host.held) == [sandbox_id]
+            assert [one["id"] for one in (await world.api.get("/v1/sandboxes")).json()] == [sandbox_id]
+            # Asked again, it is forked where it is.
+            assert len((await world.api.post(f"{path}/fork", {"count": 2})).json()) == 2
+
+
 async def test_without_the_store_it_is_lost_until_its_host_returns(
     world: World, objects: SimulatedStore
 ) -> None:

@@ -119,7 +119,13 @@ async def failed(cp: ControlPlane, row: SandboxRow, host: Host, error: WrennErro
         settled = None
     if settled is not None and (settled.state.is_final or error.status in (404, 409)):
         return Conflict(f"cannot {verb} sandbox {row.id}: it is {settled.state}")
+    if error.status in (404, 409) and not await is_as(cp, row):
+        return changed(row)  # it ended, or went on elsewhere, between the look at its row and the command
     return as_answer(error, verb)
+
+
+def changed(row: SandboxRow) -> Conflict:
+    return Conflict(f"sandbox {row.id} was changed by somebody else at the same moment", retryable=True)
 
 
 async def is_as(cp: ControlPlane, row: SandboxRow) -> bool:

@@ -101,7 +101,7 @@ async def _pause(
             cp.db, row.id, row.generation, [State.RUNNING], State.PAUSING, reason=reason
         )
         if pausing is None:
-            raise sandboxes.changed(row)
+            raise outcomes.changed(row)
         crash_point("pause.row_written")
         cp.routes.forget(row.id)
         try:
@@ -123,7 +123,7 @@ async def _pause(
         )
         crash_point("pause.row_settled")
         if paused is None:
-            raise sandboxes.changed(row)
+            raise outcomes.changed(row)
         return paused
 
 
@@ -220,7 +220,7 @@ async def _begin(
         now = await db_sandboxes.get(cp.db, row.id) or row
         sandboxes.demand(now, before, "resume" if before is State.PAUSED else "restore")
         if now.generation != row.generation:
-            raise sandboxes.changed(row)
+            raise outcomes.changed(row)
     if refused is not None:
         raise refused
     if before is State.PAUSED and not asked:

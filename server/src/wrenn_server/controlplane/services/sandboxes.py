@@ -377,7 +377,3 @@ def demand(row: SandboxRow, state: State, verb: str) -> None:
 
 def _not_found(sandbox_id: str) -> NotFound:
     return NotFound(f"sandbox {sandbox_id[:64]} does not exist", code="sandbox_not_found")
-
-
-def changed(row: SandboxRow) -> Conflict:
-    return Conflict(f"sandbox {row.id} was changed by somebody else at the same moment", retryable=True)

@@ -123,7 +123,7 @@ async def _create(
             cp.db, snapshot_id, sandbox_id=source.id, generation=source.generation, memory=memory
         )
         if new is None:
-            raise sandboxes.changed(source)
+            raise outcomes.changed(source)
         crash_point("snapshot.row_written")
         message = agent.Snapshot(generation=source.generation, id=snapshot_id, memory=memory)
         try:

@@ -99,7 +99,7 @@ async def _expire(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
             cp.db, row.id, row.generation, [State.RUNNING], State.KILLING, reason=Reason.TIMEOUT
         )
         if killing is None:
-            raise sandboxes.changed(row)
+            raise outcomes.changed(row)
         crash_point("expire.row_written")
         cp.routes.forget(row.id)
         await sandboxes.end(cp, killing)
