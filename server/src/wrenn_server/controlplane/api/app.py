@@ -17,6 +17,7 @@ from wrenn_server.controlplane.api import (
     audit,
     auth,
     channels,
+    docs,
     events,
     exec,
     files,
@@ -81,6 +82,7 @@ def litestar(cp: ControlPlane | None) -> Litestar:
         [
             health,
             description,
+            *docs.ROUTES,
             metrics,
             *sessions.OPEN_ROUTES,
             *accounts.OPEN_ROUTES,
