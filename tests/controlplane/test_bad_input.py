@@ -203,3 +203,8 @@ async def test_messages_name_the_field(world: World) -> None:
     answer = await world.api.post("/v1/sandboxes", {"memory_mb": 1}, wrong=True)
     assert "memory_mb" in answer.json()["error"]["message"]
     assert ">= 128" in answer.json()["error"]["message"]
+
+
+async def test_a_query_that_is_not_ascii_is_no_mistake_of_ours(world: World) -> None:
+    answer = await world.api.get("/v1/snapshots?name=%C3%AD&other=%FF")
+    assert answer.status_code < 500, answer.text

@@ -71,6 +71,8 @@ def is_ours(method: str, path: str, query: bytes) -> bool:
     if path == CAPSULES or path.startswith(f"{CAPSULES}/"):
         return True
     if path == SNAPSHOTS:
-        return method == "POST" or (method == "GET" and b"type" in parse_qs(query, keep_blank_values=True))
+        return method == "POST" or (
+            method == "GET" and "type" in parse_qs(query.decode("latin-1"), keep_blank_values=True)
+        )
     name = path.removeprefix(f"{SNAPSHOTS}/")
     return method == "DELETE" and name not in ("", path) and parse_snapshot_id(name) is None
