@@ -127,14 +127,15 @@ async def machine(template: Template, places: VmPlaces) -> AsyncIterator[Machine
         await asyncio.to_thread(where.guest.wait)
         await asyncio.to_thread(where.guest.init)
         with contextlib.closing(ClosableGuest(where.place.netns)) as guest:
-            yield Machine(where, vm, guest)
+            try:
+                yield Machine(where, vm, guest)
+            finally:
+                print(await vm.console())  # shown if the test has failed
 
 
 @contextlib.asynccontextmanager
-async def survives(
-    machine: Machine, record: Any, *, within: float = 180, answers: float = SECOND
-) -> AsyncGenerator[HealthWatch]:
-    """Whatever is done meanwhile, the guest's health is told within a second (`answers`), and afterwards everything works.
+async def survives(machine: Machine, record: Any, *, within: float = 180) -> AsyncGenerator[HealthWatch]:
+    """Whatever is done meanwhile, the guest's health is told within a second, and afterwards everything works.
 
     The body has `within` seconds: a test that is ended by its own timeout would leave everything behind."""
     async with asyncio.timeout(within):
@@ -142,7 +143,7 @@ async def survives(
             yield watch
     record("worst_health_seconds", round(watch.worst, 3))
     print(f"health: worst {watch.worst:.3f} s of {len(watch.seconds)}")
-    assert watch.worst < answers, sorted(watch.seconds)[-5:]
+    assert watch.worst < SECOND, sorted(watch.seconds)[-5:]
     assert (
         await machine.output("echo alive; hostname") == f"alive\n{await machine.output('cat /etc/hostname')}"
     )
@@ -236,18 +237,18 @@ async def test_a_memory_hog(machine: Machine, program: str, record_property: Any
 async def test_a_thousand_processes(machine: Machine, record_property: Any) -> None:
     """All of them started by envd itself and followed by a client each."""
     count = 1000
-    # Emulated, it was 0.15 to 0.3 s on one day and 1.3 s on another: the second is not held on every machine.
-    async with survives(machine, record_property, answers=4.0):
+    async with survives(machine, record_property):
         with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
 
             def follow(_: int) -> None:
                 stack.enter_context(started(machine.guest, "exec sleep 600"))
 
             await asyncio.to_thread(list, pool.map(follow, range(count)))
-            assert len(await listed_processes(machine)) == count
-            await machine.output("pkill -9 sleep; true")
-            while await listed_processes(machine):  # each question is a request, which takes its time
-                pass
+            # While many are still shells about to become what they are told, the memory may not hold all of them: then
+            # some are killed, and the rest goes on.
+            assert len(await listed_processes(machine)) > count * 0.9
+            while await listed_processes(machine):  # some are not yet what they are told to become
+                await machine.output("pkill -9 sleep; true")
     # Looking for envd among a thousand would take an emulated guest minutes at times; the peak stays what it was.
     print(f"{count} processes: {await machine.peak_kb()} KiB")
     assert await machine.peak_kb() < ENVD_MEMORY_KB
@@ -379,13 +380,17 @@ async def test_groups_of_a_user(machine: Machine) -> None:
 
 
 async def test_an_idle_envd_sleeps(machine: Machine) -> None:
-    """Measured by a program that says nothing meanwhile, from outside of everything that envd does."""
+    """Measured by a program that says nothing until it has seen five quiet seconds, or six times that were not: what the
+    runtime gives back to the kernel after it has worked ends at some time, a loop that polls does not."""
     switches = f"cat /proc/{await machine.server()}/task/*/status | awk '/ctxt_switches/ {{ n += $2 }} END {{ print n }}'"
-    measure = f"sleep 2; {switches} > /tmp/before; sleep 5; {switches} > /tmp/after"
-    await machine.output(f"setsid sh -c {shlex.quote(measure)} > /dev/null 2>&1 &")
-    await asyncio.sleep(10)  # asking would wake it
-    before, after = (
-        await machine.output("until [ -s /tmp/after ]; do sleep 0.1; done; cat /tmp/before /tmp/after")
-    ).split()
-    print(f"{int(after) - int(before)} context switches in 5 s")
-    assert int(after) - int(before) <= 5
+    measure = f"""
+        for _ in 1 2 3 4 5 6; do
+            before=$({switches}); sleep 5; after=$({switches})
+            seen="$seen $((after - before))"
+            [ $((after - before)) -gt 5 ] || break
+        done
+        echo $seen
+    """
+    seen = [int(number) for number in (await machine.output(measure)).split()]
+    print(f"context switches in 5 s: {seen}")
+    assert seen[-1] <= 5, seen

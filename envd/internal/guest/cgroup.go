@@ -42,6 +42,7 @@ type Cgroups struct {
 	life  int64 // tells leaves of this run from those of a previous one
 
 	relieved atomic.Int64 // processes that Relieve killed
+	room     room
 
 	mu    sync.Mutex
 	next  int
@@ -108,7 +109,7 @@ func SetupCgroups(root string) (*Cgroups, error) {
 		if err := writeFile(filepath.Join(set.dir, set.name), strconv.FormatInt(set.value, 10)); err != nil {
 			log.Printf("cgroup %s: %v", set.name, err)
 		} else if set.name == "memory.max" {
-			c.limit = want.userMax
+			c.limit, c.room.set = want.userMax, want.userMax
 		}
 	}
 	if err := writeFile(filepath.Join(c.user, "cgroup.subtree_control"), "+cpu"); err != nil {
@@ -140,8 +141,11 @@ func (c *Cgroups) Join() error {
 // Limit is the memory of all user programs in bytes, 0 when unlimited.
 func (c *Cgroups) Limit() int64 { return c.limit }
 
-// Leaf makes the cgroup of one program.
+// Leaf makes the cgroup of one program, if there is memory for one.
 func (c *Cgroups) Leaf() (*Leaf, error) {
+	if err := c.fit(); err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	c.next++
 	dir := filepath.Join(c.user, fmt.Sprintf("p%d-%d", c.life, c.next))
@@ -215,6 +219,7 @@ func (l *Leaf) Release() {
 	l.cgroups.stale = append(l.cgroups.stale, l.dir)
 	l.cgroups.mu.Unlock()
 	l.cgroups.sweep()
+	_ = l.cgroups.fit() // what it leaves is the others'; the next start tells what is wrong
 }
 
 func writeFile(path, value string) error {

@@ -46,7 +46,7 @@ func TestCPUMeter(t *testing.T) {
 
 func TestParseMeminfo(t *testing.T) {
 	got, err := parseMeminfo("MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\nSwapCached: 9 kB\nCached: 10 kB\n")
-	if err != nil || got != (meminfo{2 * mib, mib, 10240}) {
+	if err != nil || got != (meminfo{2 * mib, 1024, mib, 10240}) {
 		t.Errorf("got %v %v", got, err)
 	}
 	if _, err := parseMeminfo(""); err == nil {

@@ -100,7 +100,7 @@ func parseStat(text string) (busy, total int64, err error) {
 	return busy, total, nil
 }
 
-type meminfo struct{ total, available, cached int64 } // bytes
+type meminfo struct{ total, free, available, cached int64 } // bytes
 
 func readMeminfo() (meminfo, error) {
 	data, err := os.ReadFile("/proc/meminfo")
@@ -115,7 +115,7 @@ func parseMeminfo(text string) (meminfo, error) {
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(line, ":")
 		target := map[string]*int64{
-			"MemTotal": &info.total, "MemAvailable": &info.available, "Cached": &info.cached,
+			"MemTotal": &info.total, "MemFree": &info.free, "MemAvailable": &info.available, "Cached": &info.cached,
 		}[name]
 		if target == nil {
 			continue

@@ -1,13 +1,16 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +23,8 @@ import (
 const (
 	stallTrigger = "full 2400000 4000000"
 	stallWindow  = 4 * time.Second
+	// the part of the programs' memory that is taken back then: of a thousand that have little each, one is no help
+	relief = 16
 )
 
 // stalls is what has been told of the programs' standing still.
@@ -36,7 +41,7 @@ func (s *stalls) another(at time.Time) (lasting bool) {
 	return lasting
 }
 
-// Relieve kills the greediest process whenever programs stand still for long, until ctx ends.
+// Relieve kills the greediest processes whenever programs stand still for long, until ctx ends.
 //
 // The kernel kills only when it finds nothing to reclaim. Of a program that takes memory little by little it drops the
 // text again and again, and reads it again, for many minutes. Nothing wakes here while memory is enough.
@@ -71,47 +76,75 @@ func (c *Cgroups) Relieve(ctx context.Context) error {
 		case events&unix.POLLERR != 0:
 			return fmt.Errorf("poll %s: the group is gone", path)
 		case events != 0 && told.another(time.Now()):
-			if pid, err := c.KillGreediest(); err != nil {
-				log.Printf("programs stand still for want of memory: %v", err)
-			} else {
-				log.Printf("programs stood still for want of memory: killed process %d", pid)
+			killed, err := c.KillGreediest(c.limit / relief)
+			log.Printf("programs stood still for want of memory: killed %d processes", len(killed))
+			if err != nil {
+				log.Printf("killing for want of memory: %v", err)
 			}
 		}
 	}
 	return ctx.Err()
 }
 
-// KillGreediest kills what the kernel would, were it to choose among all user programs, and counts it as its kill.
-func (c *Cgroups) KillGreediest() (pid int, err error) {
-	pid = c.greediest()
-	if pid == 0 {
-		return 0, errors.New("there is no program to kill")
-	}
-	process, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return pid, fmt.Errorf("process %d: %w", pid, err)
-	}
-	defer unix.Close(process)
-	if !c.holds(pid) { // it has ended, and its number is somebody else's
-		return pid, fmt.Errorf("process %d: %w", pid, unix.ESRCH)
-	}
-	c.relieved.Add(1) // before: whoever sees its end shall find it counted
-	if err := unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0); err != nil {
-		c.relieved.Add(-1)
-		return pid, fmt.Errorf("process %d: %w", pid, err)
-	}
-	return pid, nil
-}
-
-// greediest gives the process with the highest score for the kernel's own choice (proc(5)), 0 when there is none.
-func (c *Cgroups) greediest() (pid int) {
-	most := int64(0)
-	for member := range c.members() {
-		if score := readNumber(fmt.Sprintf("/proc/%d/oom_score", member)); score > most {
-			pid, most = member, score
+// KillGreediest kills what the kernel would, were it to choose among all user programs, until `enough` bytes of memory were
+// theirs alone: one that has much, or many that have little each. They are counted as kills of the kernel.
+func (c *Cgroups) KillGreediest(enough int64) (killed []int, err error) {
+	open := map[int]int{} // pidfds, so that no number becomes somebody else's meanwhile
+	defer func() {
+		for _, process := range open {
+			_ = unix.Close(process)
+		}
+	}()
+	for _, pid := range c.greediest() {
+		if enough <= 0 {
+			break
+		}
+		if process, err := unix.PidfdOpen(pid, 0); err == nil {
+			open[pid] = process
+			enough -= private(pid)
 		}
 	}
-	return pid
+	for pid := range c.members() {
+		process, chosen := open[pid]
+		if !chosen {
+			continue
+		}
+		c.relieved.Add(1) // before: whoever sees its end shall find it counted
+		if failed := unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0); failed != nil {
+			c.relieved.Add(-1)
+			err = errors.Join(err, fmt.Errorf("process %d: %w", pid, failed))
+			continue
+		}
+		killed = append(killed, pid)
+	}
+	if len(killed) == 0 && err == nil {
+		err = errors.New("there is no program to kill")
+	}
+	return killed, err
+}
+
+// greediest gives all processes by their score for the kernel's own choice (proc(5)), the highest first.
+func (c *Cgroups) greediest() []int {
+	scores := map[int]int64{}
+	for pid := range c.members() {
+		if score := readNumber(fmt.Sprintf("/proc/%d/oom_score", pid)); score > 0 {
+			scores[pid] = score
+		}
+	}
+	return slices.SortedFunc(maps.Keys(scores), func(a, b int) int { return cmp.Compare(scores[b], scores[a]) })
+}
+
+// private gives the bytes of a process that it shares with nobody (proc_pid_statm(5)), 0 when it has ended.
+func private(pid int) int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(data), &size, &resident, &shared); err != nil {
+		return 0
+	}
+	return (resident - shared) * int64(os.Getpagesize())
 }
 
 // members visits the processes of all user programs, also in groups that a program has made in its own.
@@ -130,15 +163,6 @@ func (c *Cgroups) members() func(yield func(pid int) bool) {
 			return nil
 		})
 	}
-}
-
-func (c *Cgroups) holds(pid int) bool {
-	for member := range c.members() {
-		if member == pid {
-			return true
-		}
-	}
-	return false
 }
 
 // readNumber reads a file of one number, 0 when there is none.

@@ -19,8 +19,8 @@ func TestTheGreediestEndsForWantOfMemory(t *testing.T) {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", greedy.pid), []byte("900"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if pid, err := cgroups.KillGreediest(); err != nil || pid != int(greedy.pid) {
-		t.Fatalf("killed %d, %v; want %d", pid, err, greedy.pid)
+	if pids, err := cgroups.KillGreediest(1); err != nil || len(pids) != 1 || pids[0] != int(greedy.pid) {
+		t.Fatalf("killed %d, %v; want %d", pids, err, greedy.pid)
 	}
 	end := greedy.rest().end
 	if !strings.HasPrefix(end.GetError(), "oom_killed: ") || end.GetStatus() != "signal: killed" {
@@ -31,10 +31,23 @@ func TestTheGreediestEndsForWantOfMemory(t *testing.T) {
 	}
 }
 
+func TestOfManyWithLittleEachManyEnd(t *testing.T) {
+	cgroups, _ := guesttest.Cgroups(t)
+	f := fixtureOf(t, guest.OpenUntouched(cgroups))
+	const count = 8
+	for range count {
+		f.start(shell("exec sleep 60"))
+	}
+	pids, err := cgroups.KillGreediest(1 << 40)
+	if err != nil || len(pids) != count {
+		t.Errorf("killed %d, %v; want %d of them", pids, err, count)
+	}
+}
+
 func TestNobodyToKill(t *testing.T) {
 	cgroups, _ := guesttest.Cgroups(t)
-	if pid, err := cgroups.KillGreediest(); err == nil {
-		t.Errorf("killed %d", pid)
+	if pids, err := cgroups.KillGreediest(1); err == nil {
+		t.Errorf("killed %d", pids)
 	}
 	if kills := cgroups.OOMKills(); kills != 0 {
 		t.Errorf("%d kills", kills)
