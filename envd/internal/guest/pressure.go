@@ -77,7 +77,9 @@ func (c *Cgroups) Relieve(ctx context.Context) error {
 			return fmt.Errorf("poll %s: the group is gone", path)
 		case events != 0 && told.another(time.Now()):
 			killed, err := c.KillGreediest(c.limit / relief)
-			log.Printf("programs stood still for want of memory: killed %d processes", len(killed))
+			if len(killed) > 0 {
+				log.Printf("programs stood still for want of memory: killed %d processes", len(killed))
+			}
 			if err != nil {
 				log.Printf("killing for want of memory: %v", err)
 			}
@@ -95,9 +97,17 @@ func (c *Cgroups) KillGreediest(enough int64) (killed []int, err error) {
 			_ = unix.Close(process)
 		}
 	}()
-	for _, pid := range c.greediest() {
+	candidates := c.greediest()
+	if len(candidates) == 0 {
+		return nil, errors.New("there is no program to kill")
+	}
+	for _, pid := range candidates {
 		if enough <= 0 {
 			break
+		}
+		if doomed(pid) {
+			enough -= private(pid)
+			continue
 		}
 		if process, err := unix.PidfdOpen(pid, 0); err == nil {
 			open[pid] = process
@@ -117,9 +127,6 @@ func (c *Cgroups) KillGreediest(enough int64) (killed []int, err error) {
 		}
 		killed = append(killed, pid)
 	}
-	if len(killed) == 0 && err == nil {
-		err = errors.New("there is no program to kill")
-	}
 	return killed, err
 }
 
@@ -134,6 +141,26 @@ func (c *Cgroups) greediest() []int {
 	return slices.SortedFunc(maps.Keys(scores), func(a, b int) int { return cmp.Compare(scores[b], scores[a]) })
 }
 
+// doomed tells whether a process has been killed and has not got to its end: among many that takes its time, and what it has
+// will be free without another kill (proc_pid_status(5)).
+func doomed(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "SigPnd" && name != "ShdPnd" {
+			continue
+		}
+		pending, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err == nil && pending&(1<<(unix.SIGKILL-1)) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // private gives the bytes of a process that it shares with nobody (proc_pid_statm(5)), 0 when it has ended.
 func private(pid int) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
@@ -144,7 +171,7 @@ func private(pid int) int64 {
 	if _, err := fmt.Sscan(string(data), &size, &resident, &shared); err != nil {
 		return 0
 	}
-	return (resident - shared) * int64(os.Getpagesize())
+	return max(resident-shared, 1) * int64(os.Getpagesize()) // the counts lag behind
 }
 
 // members visits the processes of all user programs, also in groups that a program has made in its own.

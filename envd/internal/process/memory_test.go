@@ -35,12 +35,18 @@ func TestOfManyWithLittleEachManyEnd(t *testing.T) {
 	cgroups, _ := guesttest.Cgroups(t)
 	f := fixtureOf(t, guest.OpenUntouched(cgroups))
 	const count = 8
+	var runs []*run
 	for range count {
-		f.start(shell("exec sleep 60"))
+		runs = append(runs, f.start(shell("exec sleep 60")))
 	}
 	pids, err := cgroups.KillGreediest(1 << 40)
 	if err != nil || len(pids) != count {
 		t.Errorf("killed %d, %v; want %d of them", pids, err, count)
+	}
+	for _, run := range runs {
+		if end := run.rest().end; end.GetStatus() != "signal: killed" {
+			t.Errorf("end %v", end)
+		}
 	}
 }
 
