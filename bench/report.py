@@ -13,6 +13,11 @@ from rich.table import Table
 RESULTS = Path(__file__).with_name("results.json")
 
 
+def p99(samples: Sequence[float]) -> float:
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, round(0.99 * (len(ordered) - 1)))]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """One measured thing beside its floor; `ratio` is p50 over the floor's p50."""
@@ -30,8 +35,7 @@ class Figure:
 
     @property
     def p99(self) -> float:
-        ordered = sorted(self.samples)
-        return ordered[min(len(ordered) - 1, round(0.99 * (len(ordered) - 1)))]
+        return p99(self.samples)
 
     @property
     def floor_p50(self) -> float:

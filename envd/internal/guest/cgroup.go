@@ -39,7 +39,9 @@ type Cgroups struct {
 	envd  string
 	user  string
 	limit int64 // bytes of memory for all user programs, 0 when unlimited
-	life  int64 // tells leaves of this run from those of a previous one
+	// bytes that the rest of the machine keeps beyond what it uses
+	margin int64
+	life   int64 // tells leaves of this run from those of a previous one
 
 	relieved atomic.Int64 // processes that Relieve killed
 	room     room
@@ -96,6 +98,7 @@ func SetupCgroups(root string) (*Cgroups, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.margin = marginFor(info.total)
 	want := limitsFor(info.total)
 	for _, set := range []struct {
 		dir, name string
@@ -170,11 +173,11 @@ func (c *Cgroups) OOMKills() int64 {
 	if err != nil {
 		return relieved
 	}
-	return relieved + eventCount(string(data), "oom_kill")
+	return relieved + counter(string(data), "oom_kill")
 }
 
-// eventCount reads one counter of a cgroup events file, 0 when it is not there.
-func eventCount(text, name string) int64 {
+// counter reads one line of a cgroup's events or statistics, 0 when it is not there.
+func counter(text, name string) int64 {
 	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
 			count, err := strconv.ParseInt(value, 10, 64)

@@ -92,6 +92,6 @@ func FuzzKernelFigures(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, text string) {
 		_, _, _ = parseStat(text)
 		_, _ = parseMeminfo(text)
-		_ = eventCount(text, "oom_kill")
+		_ = counter(text, "oom_kill")
 	})
 }

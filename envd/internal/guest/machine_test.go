@@ -55,7 +55,7 @@ func TestParseMeminfo(t *testing.T) {
 }
 
 func TestEventCount(t *testing.T) {
-	if got := eventCount("low 1\noom 2\noom_kill 3\noom_group_kill 4\n", "oom_kill"); got != 3 {
+	if got := counter("low 1\noom 2\noom_kill 3\noom_group_kill 4\n", "oom_kill"); got != 3 {
 		t.Errorf("got %d", got)
 	}
 }

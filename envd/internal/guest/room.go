@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 )
 
@@ -59,43 +58,36 @@ func (c *Cgroups) fit() error {
 	}
 	c.room.mu.Lock()
 	defer c.room.mu.Unlock()
-	now, total, err := c.memory()
+	now, err := c.memory()
 	if err != nil {
 		return err
 	}
-	margin := marginFor(total)
-	wanted := now.limit(c.limit, margin)
+	wanted := now.limit(c.limit, c.margin)
 	if wanted != c.room.set && (wanted == c.limit || max(wanted-c.room.set, c.room.set-wanted) >= roomStep) {
 		if err := writeFile(filepath.Join(c.user, "memory.max"), strconv.FormatInt(wanted, 10)); err != nil {
 			return err
 		}
 		c.room.set = wanted
 	}
-	if now.elsewhere() < min(startLeast, margin/3) {
+	if now.elsewhere() < min(startLeast, c.margin/3) {
 		return errNoRoom
 	}
 	return nil
 }
 
-func (c *Cgroups) memory() (now memory, total int64, err error) {
+func (c *Cgroups) memory() (memory, error) {
 	info, err := readMeminfo()
 	if err != nil {
-		return memory{}, 0, err
+		return memory{}, err
 	}
-	now = memory{used: readNumber(filepath.Join(c.user, "memory.current")), free: info.free, available: info.available}
-	if now.used+now.free-marginFor(info.total) >= c.limit {
-		return now, info.total, nil // as most of the time: more than enough, whatever can be dropped
+	now := memory{used: readNumber(filepath.Join(c.user, "memory.current")), free: info.free, available: info.available}
+	if now.used+now.free-c.margin >= c.limit {
+		return now, nil // as most of the time: more than enough, whatever can be dropped
 	}
 	stat, err := os.ReadFile(filepath.Join(c.user, "memory.stat"))
 	if err != nil {
-		return memory{}, 0, err
+		return memory{}, err
 	}
-	for line := range strings.Lines(string(stat)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if name == "active_file" || name == "inactive_file" {
-			pages, _ := strconv.ParseInt(value, 10, 64)
-			now.cached += pages
-		}
-	}
-	return now, info.total, nil
+	now.cached = counter(string(stat), "active_file") + counter(string(stat), "inactive_file")
+	return now, nil
 }
