@@ -302,6 +302,19 @@ async def test_one_flipped_bit_anywhere_is_found(store: Snapshots, id: str) -> N
     await store.saved(id, 1)
 
 
+async def test_each_bit_of_a_manifest_is_held_to_its_hash(store: Snapshots, id: str) -> None:
+    """A flip in the name of a field that has a default, or in the path of the image, decodes."""
+    manifest = await save(store, id, 1) / "manifest.json"
+    for position in range(manifest.stat().st_size):
+        for bit in range(8):
+            flip(manifest, position, 1 << bit)
+            with pytest.raises(Internal) as found:
+                sealed.read(manifest.parent)
+            assert found.value.code == "snapshot_damaged", (position, bit)
+            flip(manifest, position, 1 << bit)
+    await store.saved(id, 1)
+
+
 def flip(path: Path, position: int, bit: int) -> None:
     with path.open("r+b") as file:
         file.seek(position)

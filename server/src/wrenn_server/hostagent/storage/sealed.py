@@ -28,7 +28,7 @@ from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal
 
 MEMORY, MANIFEST, NEW = "memory", "manifest.json", ".new"
-VERSION = 2
+VERSION = 3
 _MANIFEST_LIMIT = 1 << 20
 
 
@@ -55,6 +55,25 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute path of the pinned root file system."""
     parts: dict[str, Part]
     """By path inside the directory."""
+
+
+class _Written(msgspec.Struct, frozen=True, kw_only=True):
+    """The file: a flipped bit in the name of a field, or in a path, would still decode."""
+
+    manifest: msgspec.Raw
+    xxh3: str
+    """128 bits over `manifest` as it stands in the file."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "_Written":
+        encoded = msgspec.json.encode(manifest)
+        return cls(manifest=msgspec.Raw(encoded), xxh3=xxhash.xxh3_128_hexdigest(encoded))
+
+    def read(self) -> Manifest:
+        """:raises msgspec.ValidationError: not what was written"""
+        if xxhash.xxh3_128_hexdigest(self.manifest) != self.xxh3:
+            raise msgspec.ValidationError("it is not what its own hash says")
+        return msgspec.json.decode(self.manifest, type=Manifest)
 
 
 def new_name(final: Path) -> Path:
@@ -85,7 +104,7 @@ def seal(new: Path, final: Path, image: Path) -> Manifest:
         parts = hashed.result()
     crash_point("seal.synced")
     manifest = Manifest(image=os.fspath(image), parts=parts)
-    files.write_durably(new / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    files.write_durably(new / MANIFEST, msgspec.json.encode(_Written.of(manifest)))
     crash_point("seal.manifest_written")
     files.remove(final)
     new.rename(final)
@@ -103,7 +122,7 @@ def read(directory: Path) -> Manifest:
     """:raises Internal: `snapshot_missing` or `snapshot_damaged`"""
     try:
         with (directory / MANIFEST).open("rb") as file:
-            manifest = msgspec.json.decode(file.read(_MANIFEST_LIMIT), type=Manifest)
+            manifest = msgspec.json.decode(file.read(_MANIFEST_LIMIT), type=_Written).read()
     except FileNotFoundError:
         raise Internal("the snapshot is missing or was never finished", code="snapshot_missing") from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
