@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import report
-from bench.floor import Template, Vm, pss, slot
+from bench import other_host, report
+from bench.floor import COMMAND, Template, Vm, milliseconds, pss, slot
 from bench.report import Figure
 from wrenn import AsyncClient, AsyncSandbox
 from wrenn_server.hostagent.storage import sealed
@@ -31,15 +31,10 @@ SETTINGS = Settings(
     network="10.217.0.0/16",
     uid_base=50000,
 )
-COMMAND = "echo ready"
 REFILL = 3.0
 """Seconds in which the agent has restored the next VM; it tells nobody when."""
 FORKS, CREATES = 10, 20
 CORES = len(os.sched_getaffinity(0))
-
-
-def milliseconds(began: float) -> float:
-    return (time.perf_counter() - began) * 1000
 
 
 class Bench:
@@ -218,7 +213,14 @@ async def measure(console: Console, rounds: int) -> list[Figure]:
                 for number in range(rounds):
                     await bench.warm_round()
                     console.print(f"warm round {number + 1} of {rounds}", highlight=False)
-                return bench.figures()
+                await down.stop(SETTINGS, kill=True)
+                elsewhere = await other_host.measure(
+                    replace(SETTINGS, warm=0, object_store=os.fspath(scratch / "objects")),
+                    console,
+                    namespace,
+                    rounds,
+                )
+                return [*bench.figures(), *elsewhere]
     finally:
         await down.stop(SETTINGS, kill=True)
         await down.purge(SETTINGS)

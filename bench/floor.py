@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wrenn_server.hostagent.network.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, TAP
+from wrenn_server.hostagent.vmm import memory_image
 from wrenn_server.hostagent.vmm import qemu_command as command
 from wrenn_server.hostagent.vmm.template_memory import new_memory, seal_copy
 from wrenn_server.linux import netns
@@ -27,6 +28,12 @@ from wrenn_server.linux import netns
 T = TypeVar("T")
 UID = 59000
 TOKEN = "floor"  # noqa: S105 - of a VM of this script alone
+COMMAND = "echo ready"
+
+
+def milliseconds(began: float) -> float:
+    """Since that `time.perf_counter()`."""
+    return (time.perf_counter() - began) * 1000
 
 
 def in_namespace(name: str, work: Callable[[], T]) -> T:
@@ -85,8 +92,23 @@ class Template:
 class Vm:
     """One restored VM."""
 
-    def __init__(self, template: Template, name: str, overlay: Path, *, stream: Path | None = None) -> None:
+    def __init__(
+        self,
+        template: Template,
+        name: str,
+        overlay: Path,
+        *,
+        stream: Path | None = None,
+        snapshot: Path | None = None,
+        token: str = TOKEN,
+    ) -> None:
+        """
+        :param stream: what `pause_to` wrote
+        :param snapshot: the `memory/` of a sandbox that came from the template and was paused by the platform
+        :param token: the one that envd asks for, or is to ask for
+        """
         self.namespace = name
+        self.token = token
         machine = command.Machine(accel=command.Accel.TCG, vcpus=template.vcpus, memory_mb=template.memory_mb)
         argv = command.command("qemu-system-x86_64", name, machine, append=None)
         self.monitor, theirs = socket.socketpair()
@@ -112,7 +134,9 @@ class Vm:
         self._receive()  # the greeting
         self._command("qmp_capabilities")
         self._command("migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]})
-        self._send_fd(os.open(stream or template.directory / "state", os.O_RDONLY))
+        if snapshot is not None:
+            memory_image.apply(self.pid, snapshot)
+        self._send_fd(os.open(stream or (snapshot or template.directory) / "state", os.O_RDONLY))
         self._migrate("migrate-incoming")
         if stream is not None:
             self._command(
@@ -136,7 +160,7 @@ class Vm:
 
     def init(self) -> None:
         body = {
-            "accessToken": TOKEN,
+            "accessToken": self.token,
             "hostname": "floor",
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S.000000000Z", time.gmtime()),
             "entropy": base64.b64encode(os.urandom(64)).decode(),
@@ -144,7 +168,7 @@ class Vm:
             "lifecycleID": f"floor:{time.monotonic_ns()}",
         }
         connection = self.connect()
-        connection.sendall(request("POST", "/init", json.dumps(body).encode(), "application/json"))
+        connection.sendall(self._request("/init", json.dumps(body).encode(), "application/json"))
         answer = connection.recv(65536)
         if not answer.startswith(b"HTTP/1.1 204"):
             raise RuntimeError(f"envd refused /init: {answer[:200]!r}")
@@ -172,7 +196,7 @@ class Vm:
             {"process": {"cmd": "/bin/bash", "args": ["-l", "-c", line]}, "stdin": False}
         ).encode()
         body = b"\0" + len(message).to_bytes(4, "big") + message
-        connection.sendall(request("POST", "/process.Process/Start", body, "application/connect+json"))
+        connection.sendall(self._request("/process.Process/Start", body, "application/connect+json"))
         received = b""
         while not received.endswith(b"0\r\n\r\n"):
             chunk = connection.recv(65536)
@@ -184,6 +208,13 @@ class Vm:
     def pss(self) -> int:
         """Bytes of memory, shared pages divided by their users."""
         return pss(self.pid)
+
+    def _request(self, path: str, body: bytes, kind: str) -> bytes:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {self.token}\r\nConnect-Protocol-Version: 1\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
 
     def _migrate(self, name: str) -> None:
         self._command(name, {"uri": "fd:state"})
@@ -239,14 +270,6 @@ def spawn(argv: list[str], fds: dict[int, int]) -> int:
         finally:
             os._exit(127)
     return pid
-
-
-def request(method: str, path: str, body: bytes, kind: str) -> bytes:
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: envd\r\nX-Access-Token: {TOKEN}\r\nConnect-Protocol-Version: 1\r\n"
-        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 def pss(pid: int) -> int:
