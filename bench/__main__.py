@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,17 +35,22 @@ SETTINGS = Settings(
 REFILL = 3.0
 """Seconds in which the agent has restored the next VM; it tells nobody when."""
 FORKS, CREATES = 10, 20
+PARTS = ("one", "many", "warm", "elsewhere")
 CORES = len(os.sched_getaffinity(0))
 
 
 class Bench:
     """Samples of one run, by name; `floor_<name>` beside `<name>`."""
 
-    def __init__(self, client: AsyncClient, template: Template, scratch: Path, namespace: str) -> None:
+    def __init__(
+        self, client: AsyncClient, template: Template, scratch: Path, namespaces: Sequence[str]
+    ) -> None:
         self.client = client
         self.template = template
         self.scratch = scratch
-        self.namespace = namespace
+        self.namespace = namespaces[0]
+        self.namespaces = namespaces
+        """One for each of FORKS."""
         self.samples: dict[str, list[float]] = {}
 
     def note(self, name: str, value: float) -> None:
@@ -118,6 +124,7 @@ class Bench:
     async def many_round(self) -> None:
         """Many at once, to the first output of each. The floor is one alone, times their number, divided by the cores."""
         await asyncio.to_thread(self.floor_many)
+        await asyncio.to_thread(self.floor_together)
         source = await AsyncSandbox.create(client=self.client, timeout=300)
         began = time.perf_counter()
         copies = await source.fork(FORKS)
@@ -141,6 +148,31 @@ class Bench:
         self.note("floor_fork_10", alone * FORKS / CORES)
         self.note("floor_create_20", alone * CREATES / CORES)
 
+    def floor_together(self) -> None:
+        """As many bare VMs as forks, as many on their way as there are cores; each runs on until the last has answered,
+        as forks do. What one alone cannot tell: starts that wait for one another in the kernel, cores that a lone VM and
+        its script share, the ticks of those that are up."""
+        overlays = [self.scratch / f"overlay-{number}.ext4" for number in range(FORKS)]
+        for overlay in overlays:
+            self.template.clone_overlay(overlay)
+        vms: list[Vm] = []
+
+        def first_output(namespace: str, overlay: Path) -> None:
+            vm = Vm(self.template, namespace, overlay)
+            vms.append(vm)
+            vm.init()
+            with contextlib.closing(vm.connect()) as connection:
+                vm.run(COMMAND, connection)
+
+        try:
+            with ThreadPoolExecutor(CORES) as threads:
+                began = time.perf_counter()
+                list(threads.map(first_output, self.namespaces, overlays))
+                self.note("restore_10", milliseconds(began))
+        finally:
+            for vm in vms:
+                vm.kill()
+
     async def warm_round(self) -> None:
         """The agent keeps one VM ready."""
         await asyncio.sleep(REFILL)
@@ -157,17 +189,20 @@ class Bench:
             connection.close()
 
     def figures(self) -> list[Figure]:
-        return [
-            self.figure("create_on_demand", "floor_create", "ms", 1.10),
-            self.figure("create_warm", "floor_restore", "ms", 0.2),
-            self.figure("warm_to_output", "floor_restore_to_output", "ms", None),
-            self.figure("exec_true", "floor_exec", "ms", 1.3),
-            self.figure("pause", "floor_pause", "ms", 1.2),
-            self.figure("resume", "floor_resume", "ms", 1.1),
-            self.figure("fork_10", "floor_fork_10", "ms", 1.3),
-            self.figure("create_20", "floor_create_20", "ms", None),
-            self.figure("idle_pss", "floor_pss", "MB", 1.05),
+        """Of the parts that were measured."""
+        every = [
+            ("create_on_demand", "floor_create", "ms", 1.10),
+            ("create_warm", "floor_restore", "ms", 0.2),
+            ("warm_to_output", "floor_restore_to_output", "ms", None),
+            ("exec_true", "floor_exec", "ms", 1.3),
+            ("pause", "floor_pause", "ms", 1.2),
+            ("resume", "floor_resume", "ms", 1.1),
+            ("fork_10", "floor_fork_10", "ms", 1.3),
+            ("restore_10", "floor_fork_10", "ms", None),
+            ("create_20", "floor_create_20", "ms", None),
+            ("idle_pss", "floor_pss", "MB", 1.05),
         ]
+        return [self.figure(*one) for one in every if one[0] in self.samples]
 
 
 def vm_process(sandbox_id: str) -> int:
@@ -193,31 +228,37 @@ def find_template(data_dir: Path) -> Template:
     )
 
 
-async def measure(console: Console, rounds: int) -> list[Figure]:
+async def measure(console: Console, rounds: int, parts: Sequence[str]) -> list[Figure]:
     await start.start(replace(SETTINGS, warm=0), console)
     scratch = SETTINGS.data_dir / "bench"
     scratch.mkdir(exist_ok=True)
     try:
         async with demo.client_of(SETTINGS) as client:
-            with slot("wrenn-floor") as namespace:
-                bench = Bench(client, find_template(SETTINGS.data_dir), scratch, namespace)
+            with contextlib.ExitStack() as stack:
+                namespaces = [stack.enter_context(slot(f"wrenn-floor-{n}")) for n in range(FORKS)]
+                bench = Bench(client, find_template(SETTINGS.data_dir), scratch, namespaces)
                 await bench.round()  # warms caches of both; not counted
                 bench.samples.clear()
                 for number in range(rounds):
-                    await bench.round()
-                    await bench.many_round()
+                    if "one" in parts:
+                        await bench.round()
+                    if "many" in parts:
+                        await bench.many_round()
                     console.print(f"round {number + 1} of {rounds}", highlight=False)
-                await down.stop(SETTINGS, kill=True)
-                await start.start(replace(SETTINGS, warm=1), console)
-                await (await AsyncSandbox.create(client=client, timeout=300)).kill()
-                for number in range(rounds):
-                    await bench.warm_round()
-                    console.print(f"warm round {number + 1} of {rounds}", highlight=False)
+                if "warm" in parts:
+                    await down.stop(SETTINGS, kill=True)
+                    await start.start(replace(SETTINGS, warm=1), console)
+                    await (await AsyncSandbox.create(client=client, timeout=300)).kill()
+                    for number in range(rounds):
+                        await bench.warm_round()
+                        console.print(f"warm round {number + 1} of {rounds}", highlight=False)
+                if "elsewhere" not in parts:
+                    return bench.figures()
                 await down.stop(SETTINGS, kill=True)
                 elsewhere = await other_host.measure(
                     replace(SETTINGS, warm=0, object_store=os.fspath(scratch / "objects")),
                     console,
-                    namespace,
+                    bench.namespace,
                     rounds,
                 )
                 return [*bench.figures(), *elsewhere]
@@ -229,10 +270,13 @@ async def measure(console: Console, rounds: int) -> list[Figure]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of which only all are kept")
+    words = parser.parse_args()
     console = Console()
-    figures = asyncio.run(measure(console, parser.parse_args().rounds))
+    figures = asyncio.run(measure(console, words.rounds, words.parts))
     report.show(figures, console)
-    report.write(figures, report.machine())
+    if {*words.parts} == {*PARTS}:
+        report.write(figures, report.machine())
     return 0
 
 
