@@ -14,6 +14,7 @@ from support.simulated import World, control_plane, eventually
 from wrenn_server.controlplane.reconcile import webhooks as courier
 from wrenn_server.controlplane.services import deliveries
 from wrenn_server.db import deliveries as db_deliveries
+from wrenn_server.db.pool import Executor
 from wrenn_server.hostagent.simulated import SimulatedAgent
 
 
@@ -115,15 +116,20 @@ async def test_what_is_never_taken_fails_and_can_be_sent_again(
 
 
 async def test_a_slow_one_holds_nobody_up(
-    world: World, host: SimulatedAgent, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+    database_url: str, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of each control plane by itself."""
     monkeypatch.setattr(courier, "AT_ONCE", 6)
     released = asyncio.Event()
 
     async def hang(_: Received) -> None:
         await released.wait()
 
-    async with endpoint() as slow:
+    async with (
+        endpoint() as slow,
+        control_plane(database_url, planes=1, webhooks_private=True) as world,
+        world.host(),
+    ):
         slow.before = hang
         await webhook(world, slow, name="slow", events=["sandbox.create"])
         await webhook(world, server, name="quick", events=["sandbox.create"])
@@ -261,6 +267,25 @@ async def test_what_was_on_its_way_waits_while_it_is_off(
     assert len(server.received) == 1
     await world.user.request("PATCH", path, json={"enabled": True})
     [_, second] = await server.wait(2)
+    assert first.body == second.body
+
+
+async def test_what_becomes_due_while_the_courier_looks(
+    world: World, host: SimulatedAgent, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at what is due and the one at what will be: it does not wait for the next round."""
+    due_in = db_deliveries.due_in
+
+    async def late(db: Executor, **options: Any) -> float | None:
+        if (due := await due_in(db, **options)) is not None and 0 < due < 1:
+            await db.fetchval("SELECT pg_sleep($1::float8 + 0.01)", due)
+        return await due_in(db, **options)
+
+    monkeypatch.setattr(db_deliveries, "due_in", late)
+    await webhook(world, server, events=["sandbox.create"])
+    server.answers.append((500, b""))
+    await world.new_sandbox()
+    first, second = await server.wait(2)
     assert first.body == second.body
 
 

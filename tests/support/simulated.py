@@ -1,7 +1,8 @@
-"""A whole control plane behind its edge, with simulated hosts: everything real but the VMs."""
+"""Two whole control planes behind their edges on one database, with simulated hosts: everything real but the VMs."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,13 @@ PASSWORD = "correct horse battery"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A running control plane, its administrator, and a client for each kind of credential."""
+    """Running control planes, their administrator, and a client for each kind of credential, whose requests go to each of
+    them in turn."""
 
     url: str
+    """Of the first one."""
     cp: ControlPlane
+    """The first one."""
     admin: Bootstrapped
     api: Client
     """With the API key of the administrator's team."""
@@ -54,14 +58,36 @@ class World:
         return (await self.api.get(f"/v1/sandboxes/{sandbox_id}")).json()["status"]
 
 
+class Turns(httpx2.AsyncHTTPTransport):
+    """Each request goes to the next of several servers."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        super().__init__(trust_env=False, verify=False)
+        self._next = itertools.cycle(addresses)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        host, _, port = next(self._next).rpartition(":")
+        request.url = request.url.copy_with(host=host, port=int(port))
+        return await super().handle_async_request(request)
+
+
 @asynccontextmanager
-async def control_plane(database_url: str, **settings: Any) -> AsyncGenerator[World, None]:
+async def control_plane(
+    database_url: str, *, planes: int = 2, **settings: Any
+) -> AsyncGenerator[World, None]:
+    """
+    :param planes: how many of them; one where the test is of what a single one keeps in its memory
+    """
     async with AsyncExitStack() as stack:
         config = Config(listen="127.0.0.1:0", **settings)
         running = await stack.enter_async_context(app.serving(config, database_url))
         admin = await bootstrap.bootstrap(running.cp.db, "admin@example.com", PASSWORD)
+        others = [
+            await stack.enter_async_context(app.serving(config, database_url)) for _ in range(1, planes)
+        ]
         url = f"http://{running.address}"
-        plain = httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30, verify=False)
+        turns = Turns([one.address for one in (running, *others)])
+        plain = httpx2.AsyncClient(base_url=url, transport=turns, timeout=30)
         http = await stack.enter_async_context(plain)
         client = Client(http)
         login = await client.post(

@@ -23,7 +23,7 @@ from wrenn_server.wire.agent import Sample
 
 ROUTES = sorted(
     (method, route.path_format)
-    for route in litestar(None).routes
+    for route in litestar().routes
     for method in getattr(route, "methods", ())
     if method != "OPTIONS"
 )

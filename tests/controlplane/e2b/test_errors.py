@@ -19,7 +19,7 @@ from wrenn_server.model.ids import new_sandbox_id
 
 ROUTES = sorted(
     (method, route.path_format)
-    for route in litestar(None).routes
+    for route in litestar().routes
     for method in getattr(route, "methods", ())
     if method != "OPTIONS"
 )

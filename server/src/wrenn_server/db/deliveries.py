@@ -65,10 +65,12 @@ async def claim(
     return rows(records, DeliveryRow)
 
 
-async def due_in(db: Executor) -> float | None:
-    """Seconds until the next one; None: there is none."""
+async def due_in(db: Executor, *, except_channels: Sequence[str]) -> float | None:
+    """Seconds until the next one, less than 0 when it is late; None: there is none."""
     return await db.fetchval(
-        "SELECT extract(epoch FROM min(next_at) - now())::float8 FROM deliveries WHERE state = 'pending'"
+        """SELECT extract(epoch FROM min(next_at) - now())::float8 FROM deliveries
+            WHERE state = 'pending' AND channel_id <> ALL ($1)""",
+        list(except_channels),
     )
 
 

@@ -1,10 +1,10 @@
 """The API as one ASGI application."""
 
+import functools
 from typing import Any
 
 import msgspec
 from litestar import Litestar, Request, Response, Router, get
-from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
@@ -61,7 +61,7 @@ async def health() -> schema.Health:
 async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
     state = request.app.state
     if "description" not in state:
-        state.description = msgspec.json.encode(openapi.describe(litestar(None)))
+        state.description = msgspec.json.encode(openapi.describe(litestar(described=True)))
     return Response(state.description, media_type="application/json")
 
 
@@ -72,12 +72,16 @@ async def metrics(cp: Cp) -> Response[bytes]:
 
 def build(cp: ControlPlane) -> ASGIApp:
     # Outside of Litestar, whose own middleware does not see paths and methods that it does not know.
-    native = e2b.beside(litestar(cp), e2b.litestar(cp))
-    return http.outermost(audit.audited(capsules.beside(native, capsules.litestar(cp)), cp))
+    native = e2b.beside(litestar(), e2b.litestar())
+    return http.outermost(audit.audited(auth.served_by(cp, capsules.beside(native, capsules.litestar())), cp))
 
 
-def litestar(cp: ControlPlane | None) -> Litestar:
-    """:param cp: None only to describe the API"""
+@functools.cache
+def litestar(*, described: bool = False) -> Litestar:
+    """The same for every control plane of a process, as it takes a quarter of a second to make.
+
+    :param described: only to describe the API
+    """
     return Litestar(
         [
             health,
@@ -155,7 +159,6 @@ def litestar(cp: ControlPlane | None) -> Litestar:
         middleware=[idempotency.answered_once],
         request_class=http.StrictRequest,
         request_max_body_size=http.MAX_BODY,
-        openapi_config=openapi.CONFIG if cp is None else None,  # serving it is `description`'s affair
+        openapi_config=openapi.CONFIG if described else None,  # serving it is `description`'s affair
         logging_config=None,
-        state=State({"cp": cp}),
     )

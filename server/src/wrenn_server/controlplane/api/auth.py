@@ -5,7 +5,7 @@ A route needs the scope `read` when its method only looks, `write` otherwise, or
 
 from typing import Any, TypeVar, cast
 
-from litestar import Request
+from litestar import Request, types
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
@@ -28,6 +28,8 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 SESSION_COOKIE = "wrenn_session"
 CSRF_COOKIE = "wrenn_csrf"
+_CONTROL_PLANE = "wrenn.control_plane"
+"""In the scope of a request."""
 _LOOKING = frozenset(("GET", "HEAD", "OPTIONS"))
 T = TypeVar("T")
 
@@ -122,8 +124,18 @@ async def may_still(connection: Connection) -> bool:
     return True
 
 
+def served_by(cp: ControlPlane, routes: types.ASGIApp) -> types.ASGIApp:
+    """What arrives here is that control plane's."""
+
+    async def wrapped(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
+        cast("dict[str, object]", scope)[_CONTROL_PLANE] = cp
+        await routes(scope, receive, send)
+
+    return wrapped
+
+
 def control_plane(connection: Connection) -> ControlPlane:
-    return connection.app.state.cp
+    return cast("dict[str, Any]", connection.scope)[_CONTROL_PLANE]
 
 
 def caller(connection: Connection) -> Caller:
@@ -147,7 +159,7 @@ def admitted(connection: Connection) -> Caller | None:
 
 
 def provide_cp(request: Request[Any, Any, Any]) -> ControlPlane:
-    return request.app.state.cp
+    return control_plane(request)
 
 
 def provide_caller(request: Request[Any, Any, Any]) -> Caller:

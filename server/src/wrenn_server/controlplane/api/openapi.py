@@ -169,4 +169,4 @@ def _has_required_data(document: dict[str, Any], operation: dict[str, Any]) -> b
 if __name__ == "__main__":
     from wrenn_server.controlplane.api.app import litestar
 
-    Path(sys.argv[1]).write_text(as_text(describe(litestar(None))))
+    Path(sys.argv[1]).write_text(as_text(describe(litestar(described=True))))

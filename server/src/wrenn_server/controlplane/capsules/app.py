@@ -1,9 +1,9 @@
 """The facade as one ASGI application, and what of the public port is its part."""
 
+import functools
 from urllib.parse import parse_qs
 
 from litestar import Litestar, Router
-from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
@@ -11,15 +11,15 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from wrenn_server.controlplane.api import auth, exec, http, streams, terminals
 from wrenn_server.controlplane.capsules import capsules, errors, files, measures, snapshots
-from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.ids import parse_snapshot_id
 
 CAPSULES, SNAPSHOTS = "/v1/capsules", "/v1/snapshots"
 
 
-def litestar(cp: ControlPlane | None) -> Litestar:
-    """:param cp: None only to look at the routes"""
+@functools.cache
+def litestar() -> Litestar:
+    """The same for every control plane of a process."""
     return Litestar(
         [
             Router(
@@ -48,7 +48,6 @@ def litestar(cp: ControlPlane | None) -> Litestar:
         request_max_body_size=http.MAX_BODY,
         openapi_config=None,
         logging_config=None,
-        state=State({"cp": cp}),
     )
 
 

@@ -1,14 +1,14 @@
 """The facade as one ASGI application, and what of the public port is its part."""
 
+import functools
+
 from litestar import Litestar, Router
-from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from wrenn_server.controlplane.api import auth, http
-from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.e2b import (
     errors,
     lifecycle,
@@ -27,8 +27,9 @@ _FIRST = frozenset({
 """First segments of its paths. The native API has none of them."""
 
 
-def litestar(cp: ControlPlane | None) -> Litestar:
-    """:param cp: None only to look at the routes"""
+@functools.cache
+def litestar() -> Litestar:
+    """The same for every control plane of a process."""
     return Litestar(
         [
             Router(
@@ -56,7 +57,6 @@ def litestar(cp: ControlPlane | None) -> Litestar:
         request_max_body_size=http.MAX_BODY,
         openapi_config=None,
         logging_config=None,
-        state=State({"cp": cp}),
     )
 
 

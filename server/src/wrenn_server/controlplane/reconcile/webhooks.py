@@ -33,18 +33,18 @@ class Courier:
 
     async def converge(self) -> None:
         """Takes what is due, as much as there is room for, and wakes again when the next is."""
-        free = AT_ONCE - len(self._tasks)
-        while free > 0:
+        while free := AT_ONCE - len(self._tasks):
             full = [id for id, count in self._busy.items() if count >= PER_CHANNEL]
             claimed = await deliveries.claim(self._cp.db, free, per_channel=PER_CHANNEL, except_channels=full)
             if not claimed:
                 break
             for delivery in claimed:
                 self._begin(delivery)
-            free = AT_ONCE - len(self._tasks)
-        due = await deliveries.due_in(self._cp.db)
-        if due is not None and 0 < due < INTERVAL:  # what is overdue waits for room, and its end wakes us
-            self._wake_in(due)
+        else:
+            return  # the end of each wakes us
+        due = await deliveries.due_in(self._cp.db, except_channels=full)
+        if due is not None and due < INTERVAL:
+            self._wake_in(max(0.0, due))  # it may have become due since we looked for what is
 
     async def close(self) -> None:
         """What is being tried is tried to its end, which is near."""
