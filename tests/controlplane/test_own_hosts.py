@@ -176,3 +176,19 @@ async def test_hosts_are_listed_by_what_they_are(world: World, mailbox: Mailbox)
     assert await listed("availability_zone=z") == await listed(f"team_id={ada.team_id}") == [hers]
     assert await listed("status=online") == []
     assert (await ada.client.get(f"/v1/hosts?team_id={world.admin.team_id}")).json() == []
+
+
+async def test_more_hosts_than_a_page_has(world: World) -> None:
+    await world.cp.db.execute(
+        "INSERT INTO hosts (id, created_at) SELECT 'host_' || n, now() + n * interval '1 s' FROM generate_series(1, 1001) n"
+    )
+    first = await world.user.get("/v1/hosts", params={"limit": 2})
+    again = {"limit": 2, "cursor": first.headers["x-next-cursor"]}
+    second = await world.user.get("/v1/hosts", params=again)
+    assert [host["id"] for host in first.json() + second.json()] == [f"host_{n}" for n in range(1, 5)]
+    token = await world.user.raw("POST", "/v1/auth/login", json={"email": world.admin.admin_email, "password": PASSWORD})
+    bearer = {"Authorization": f"Bearer {token.json()['token']}"}
+    async with httpx2.AsyncClient(base_url=world.url, headers=bearer, trust_env=False) as client:
+        assert [host["id"] for host in await ask_all(client, "/v1/hosts")] == [f"host_{n}" for n in range(1, 1002)]
+    odd = await world.user.get("/v1/hosts", params={"cursor": "odd"}, wrong=True)
+    assert code(odd) == (400, "invalid_request")

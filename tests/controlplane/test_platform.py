@@ -1,8 +1,12 @@
 """Health, metrics, request ids, and what is noted of use."""
 
+import asyncio
+from contextlib import AsyncExitStack, suppress
+
 import httpx2
 
 from support.simulated import World
+from wrenn_server.controlplane.app import CONNECTIONS
 from wrenn_server.hostagent.simulated import SimulatedAgent
 
 
@@ -14,6 +18,28 @@ async def fetch(world: World, path: str, **headers: str) -> httpx2.Response:
 async def test_health(world: World) -> None:
     answer = await fetch(world, "/health")
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+
+
+async def test_ready_while_the_database_answers(world: World) -> None:
+    assert (await fetch(world, "/ready")).status_code == 200
+    async with AsyncExitStack() as held:
+        with suppress(TimeoutError):  # once there are no more
+            for _ in range(CONNECTIONS):
+                async with asyncio.timeout(1):
+                    await held.enter_async_context(world.cp.db.transaction())
+        answer = await fetch(world, "/ready")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+        assert (await fetch(world, "/health")).status_code == 200
+    assert (await fetch(world, "/ready")).status_code == 200
+
+
+async def test_who_has_the_description_is_told_so(world: World) -> None:
+    first = await fetch(world, "/openapi.json")
+    tag = first.headers["etag"]
+    for known in (tag, f'"another", W/{tag}', "*"):
+        again = await fetch(world, "/openapi.json", **{"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), known
+    assert (await fetch(world, "/openapi.json", **{"If-None-Match": '"another"'})).content == first.content
 
 
 async def test_metrics_count_requests(world: World) -> None:

@@ -110,22 +110,28 @@ async def listing(
     status: str | None = None,
     tags: Sequence[str] = (),
     availability_zone: str | None = None,
+    after: tuple[datetime, str] | None = None,
+    limit: int | None = None,
 ) -> list[HostRow]:
     """Those for which all holds that is given; the oldest first.
 
     :param team_id: whose own they are; :param tags: that they have, all of them
+    :param after: created_at and id of the last one before; :param limit: at most so many
     """
     records = await db.fetch(
         """SELECT * FROM hosts
             WHERE ($1::text IS NULL OR team_id = $1) AND ($2::text IS NULL OR type = $2)
               AND ($3::text IS NULL OR status = $3) AND tags @> $4::text[]
               AND ($5::text IS NULL OR availability_zone = $5)
-            ORDER BY created_at, id""",
+              AND ($6::timestamptz IS NULL OR (created_at, id) > ($6, $7))
+            ORDER BY created_at, id LIMIT $8""",
         team_id,
         type,
         status,
         list(tags),
         availability_zone,
+        *(after or (None, None)),
+        limit,
     )
     return rows(records, HostRow)
 

@@ -77,6 +77,14 @@ class Database:
         with _mapped():
             return await self._pool.execute(sql, *args)
 
+    async def answers(self, seconds: float) -> None:
+        """:raises DatabaseUnavailable: it does not, within that time"""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.fetchval("SELECT 1")
+        except TimeoutError as error:
+            raise DatabaseUnavailable(f"the database has not answered within {seconds:g} s") from error
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection, None]:
         """Committed when the block ends well. Nothing but statements belongs inside: no calls over the network."""

@@ -36,6 +36,23 @@ async def signed_in(
 
 async def ask(client: httpx2.AsyncClient, method: str, path: str, **options: Any) -> Any:
     """The answer's JSON; None: it has none. :raises Refused:"""
+    answer = await _asked(client, method, path, **options)
+    return answer.json() if answer.content else None
+
+
+async def ask_all(client: httpx2.AsyncClient, path: str) -> list[Any]:
+    """What all pages of a list have. :raises Refused:"""
+    found: list[Any] = []
+    query = {"limit": "1000"}
+    while True:
+        answer = await _asked(client, "GET", path, params=query)
+        found += answer.json()
+        if (following := answer.headers.get("x-next-cursor")) is None:
+            return found
+        query["cursor"] = following
+
+
+async def _asked(client: httpx2.AsyncClient, method: str, path: str, **options: Any) -> httpx2.Response:
     try:
         answer = await client.request(method, path, **options)
     except httpx2.HTTPError as error:
@@ -46,4 +63,4 @@ async def ask(client: httpx2.AsyncClient, method: str, path: str, **options: Any
             raise Refused(": ".join(filter(None, (error["message"], error.get("hint")))))
         except (ValueError, KeyError, TypeError) as unclear:
             raise Refused(f"{method} {path} was answered with {answer.status_code}") from unclear
-    return answer.json() if answer.content else None
+    return answer

@@ -7,7 +7,7 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
-from wrenn_server.up.administrator import Refused, ask, signed_in
+from wrenn_server.up.administrator import Refused, ask, ask_all, signed_in
 from wrenn_server.up.settings import Settings
 
 LOOK_SEC = 1.0
@@ -22,7 +22,7 @@ async def act(
         raise Refused(f"which host? wrenn host {action} HOST; `wrenn host list` has them")
     async with signed_in(settings) as client:
         if action == "list":
-            _show(console, await ask(client, "GET", "/v1/hosts"))
+            _show(console, await ask_all(client, "/v1/hosts"))
             return
         if action == "show":
             _details(console, await ask(client, "GET", f"/v1/hosts/{host_id}"))

@@ -18,6 +18,7 @@ from wrenn_server.controlplane.api import (
     auth,
     channels,
     docs,
+    etag,
     events,
     exec,
     files,
@@ -47,6 +48,8 @@ from wrenn_server.controlplane.e2b import app as e2b
 from wrenn_server.model.errors import WrennError
 
 _CALLER = {"caller": Provide(auth.provide_caller, sync_to_thread=False)}
+READY_SEC = 2.0
+"""Who asks gives up soon, as a rule, and asks again."""
 _USER: list[dict[str, list[str]]] = [{"user": []}, {"session": []}]
 _HOST = {"host": Provide(auth.provide_host, sync_to_thread=False)}
 
@@ -57,12 +60,19 @@ async def health() -> schema.Health:
     return schema.Health("ok", VERSION)
 
 
+@get("/ready", operation_id="ready", tags=["platform"])
+async def ready(cp: Cp) -> schema.Health:
+    """Its database answers, so it can do its work; otherwise 503 `database_unavailable`: other control planes may."""
+    await cp.db.answers(READY_SEC)
+    return schema.Health("ok", VERSION)
+
+
 @get("/openapi.json", include_in_schema=False)
 async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
     state = request.app.state
     if "description" not in state:
         state.description = msgspec.json.encode(openapi.describe(litestar(described=True)))
-    return Response(state.description, media_type="application/json")
+    return etag.document(request, state.description, "application/json")
 
 
 @get("/metrics", include_in_schema=False)
@@ -85,6 +95,7 @@ def litestar(*, described: bool = False) -> Litestar:
     return Litestar(
         [
             health,
+            ready,
             description,
             *docs.ROUTES,
             metrics,

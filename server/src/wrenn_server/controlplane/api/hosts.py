@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from litestar import delete, get, patch, post
+from litestar import Response, delete, get, patch, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET
 
 from wrenn_server.controlplane import schema_hosts
-from wrenn_server.controlplane.api import auth, shape
+from wrenn_server.controlplane.api import auth, cursor, shape
 from wrenn_server.controlplane.api.auth import Agent, Cp, From, Who
 from wrenn_server.controlplane.services import attempts, drains, heartbeats, hosts
 from wrenn_server.model.errors import InvalidRequest
@@ -42,12 +42,19 @@ async def listing(
     ] = None,
     availability_zone: Annotated[str | None, QueryParameter(max_length=64)] = None,
     team_id: Annotated[str | None, QueryParameter(max_length=64, description="Whose own they are")] = None,
-) -> list[schema_hosts.Host]:
-    """Your team's own hosts, for administrators of the platform all; oldest first."""
+    limit: cursor.Limit = 100,
+    after: cursor.Parameter = None,
+) -> Response[list[schema_hosts.Host]]:
+    """Your team's own hosts, for administrators of the platform all; oldest first. `X-Next-Cursor` is there when there are
+    more."""
     wanted = hosts.Filter(
         team_id=team_id, type=wanted_type, status=status, tags=tag or (), availability_zone=availability_zone
     )
-    return [shape.host(row) for row in await hosts.listing(cp, caller, wanted)]
+    rows = await hosts.page(
+        cp, caller, wanted, after=None if after is None else cursor.read_at(after), limit=limit + 1
+    )
+    headers = cursor.header_at(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else {}
+    return Response([shape.host(row) for row in rows[:limit]], headers=headers)
 
 
 @get(_HOST, operation_id="getHost", tags=["hosts"], opt=auth.needs("read", beyond=True))

@@ -1,13 +1,15 @@
 """`/v1/rate-card`, `/v1/invoices`: what pools cost."""
 
 from datetime import UTC
+from typing import Any
 
 import msgspec
-from litestar import Response, get, put
+from litestar import Request, Response, get, put
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
 from wrenn_server.controlplane import schema_pools as schema
+from wrenn_server.controlplane.api import etag
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.services import invoices, ledger
 from wrenn_server.db.ledger import RateRow
@@ -62,10 +64,12 @@ async def preview(cp: Cp, caller: Who) -> schema.Invoice:
     tags=["pools"],
     responses={200: ResponseSpec(schema.Invoice, description="The document", generate_examples=False)},
 )
-async def get_one(cp: Cp, caller: Who, invoice_id: FromPath[str]) -> Response[bytes]:
-    """One invoice, word for word as it was issued."""
+async def get_one(
+    cp: Cp, caller: Who, request: Request[Any, Any, Any], invoice_id: FromPath[str]
+) -> Response[bytes]:
+    """One invoice, word for word as it was issued: its `ETag` stays."""
     row = await invoices.get(cp, caller.team_id, invoice_id)
-    return Response(row.document.encode(), media_type="application/json")
+    return etag.document(request, row.document.encode(), "application/json")
 
 
 @get(

@@ -83,6 +83,7 @@ _PAGED = (
     "/v1/admin/audit-logs",
     "/v1/channels/{channel_id}/deliveries",
     "/v1/pool/history",
+    "/v1/hosts",
 )
 
 

@@ -1,14 +1,13 @@
 """`/v1/pool`: what the team has bought; `/v1/plans`; the same for administrators of the platform."""
 
 import re
-from typing import Annotated
 
 from litestar import Response, delete, get, post, put
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 
 from wrenn_server.controlplane import schema_pools as schema
-from wrenn_server.controlplane.api import auth
+from wrenn_server.controlplane.api import auth, cursor
 from wrenn_server.controlplane.api import shape_pools as shape
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.context import ControlPlane
@@ -18,9 +17,6 @@ from wrenn_server.db.pools import PlanRow
 from wrenn_server.model.errors import InvalidRequest
 from wrenn_server.model.pool import Capacity
 
-NEXT_CURSOR = "X-Next-Cursor"
-Limit = Annotated[int, QueryParameter(ge=1, le=1000)]
-Cursor = Annotated[str | None, QueryParameter(description=f"`{NEXT_CURSOR}` of the page before")]
 _PLAN_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
 
 
@@ -39,11 +35,12 @@ async def set_pool(cp: Cp, caller: Who, data: JSONBody[schema.PoolSet]) -> schem
 
 @get("/v1/pool/history", operation_id="listPoolChanges", tags=["pools"])
 async def history(
-    cp: Cp, caller: Who, limit: Limit = 100, cursor: Cursor = None
+    cp: Cp, caller: Who, limit: cursor.Limit = 100, after: cursor.Parameter = None
 ) -> Response[list[schema.PoolChange]]:
     """All changes of the team's pool, newest first. `X-Next-Cursor` is there when there are more."""
-    rows = await pools.history(cp, caller.team_id, before=_read_cursor(cursor), limit=limit + 1)
-    headers = {NEXT_CURSOR: str(rows[limit - 1].id)} if len(rows) > limit else {}
+    before = None if after is None else cursor.read(after)
+    rows = await pools.history(cp, caller.team_id, before=before, limit=limit + 1)
+    headers = cursor.header(rows[limit - 1].id) if len(rows) > limit else {}
     return Response([shape.change(row) for row in rows[:limit]], headers=headers)
 
 
@@ -146,14 +143,6 @@ async def _set(cp: ControlPlane, team_id: str, data: schema.PoolSet, caller: Cal
 
 def _actor(caller: Caller) -> str | None:
     return caller.user_id or caller.key_id
-
-
-def _read_cursor(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        raise InvalidRequest("this is no cursor of ours")
-    return int(text)
 
 
 ROUTES = [get_pool, set_pool, history, list_caps, set_cap, delete_cap, list_plans]

@@ -1,16 +1,14 @@
 """`/v1/sandboxes`: their life."""
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from litestar import Request, Response, delete, get, post, put
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import auth, http, shape
+from wrenn_server.controlplane.api import auth, cursor, http, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
 from wrenn_server.controlplane.api.idempotency import IdempotencyKey
 from wrenn_server.controlplane.context import ControlPlane
@@ -31,8 +29,6 @@ from wrenn_server.model.errors import Forbidden, InvalidRequest
 from wrenn_server.model.sandbox import State
 
 T = TypeVar("T")
-
-NEXT_CURSOR = "X-Next-Cursor"
 
 
 @post("/v1/sandboxes", operation_id="createSandbox", tags=["sandboxes"])
@@ -107,8 +103,8 @@ async def listing(
     order: Annotated[
         Literal["desc", "asc"], QueryParameter(description="By time of creation; `desc`: newest first")
     ] = "desc",
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, QueryParameter(description=f"`{NEXT_CURSOR}` of the page before")] = None,
+    limit: cursor.Limit = 100,
+    after: cursor.Parameter = None,
 ) -> Response[list[schema.Sandbox]]:
     """The team's sandboxes. `X-Next-Cursor` is there when there are more; it is for the same `order`."""
     if since is not None and since.tzinfo is None:
@@ -121,14 +117,10 @@ async def listing(
         template=template,
         since=since,
         ascending=order == "asc",
-        after=None if cursor is None else read_cursor(cursor),
+        after=None if after is None else cursor.read_at(after),
         limit=limit + 1,
     )
-    headers = (
-        {NEXT_CURSOR: write_cursor(rows[limit - 1].created_at, rows[limit - 1].id)}
-        if len(rows) > limit
-        else {}
-    )
+    headers = cursor.header_at(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else {}
     return Response([shape.sandbox(row, secrets=False) for row in rows[:limit]], headers=headers)
 
 
@@ -282,24 +274,6 @@ async def set_network(
     """Change what it may reach, in place of all that was. In force when this answers, for open connections too."""
     row = await network.update(cp, caller.team_id, sandbox_id, shape.wanted_network(data))
     return shape.sandbox(row, secrets=False)
-
-
-def write_cursor(created_at: datetime, sandbox_id: FromPath[str]) -> str:
-    text = f"{created_at.astimezone(UTC).isoformat()} {sandbox_id}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def read_cursor(text: str) -> tuple[datetime, str]:
-    """:raises InvalidRequest:"""
-    try:
-        decoded = base64.urlsafe_b64decode(text[:200] + "=" * (-len(text[:200]) % 4)).decode("ascii")
-        moment, _, sandbox_id = decoded.partition(" ")
-        created_at = datetime.fromisoformat(moment)
-    except (ValueError, binascii.Error, UnicodeError) as error:
-        raise InvalidRequest("cursor is not one that a list gave") from error
-    if created_at.tzinfo is None or not sandbox_id.replace("_", "").isalnum():
-        raise InvalidRequest("cursor is not one that a list gave")
-    return created_at, sandbox_id
 
 
 async def _admitted(

@@ -6,9 +6,8 @@ from litestar import Response, delete, get, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from wrenn_server.controlplane import schema
-from wrenn_server.controlplane.api import auth, shape
+from wrenn_server.controlplane.api import auth, cursor, shape
 from wrenn_server.controlplane.api.auth import Cp, Who
-from wrenn_server.controlplane.api.sandboxes import NEXT_CURSOR, read_cursor, write_cursor
 from wrenn_server.controlplane.services import snapshots
 from wrenn_server.model.errors import NotFound
 from wrenn_server.model.ids import parse_snapshot_id
@@ -37,8 +36,8 @@ async def listing(
     name: Annotated[
         str | None, QueryParameter(description="Only those that `name` or `name:tag` leads to")
     ] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, QueryParameter(description=f"`{NEXT_CURSOR}` of the page before")] = None,
+    limit: cursor.Limit = 100,
+    after: cursor.Parameter = None,
 ) -> Response[list[schema.Snapshot]]:
     """The newest first."""
     rows = await snapshots.page(
@@ -46,11 +45,10 @@ async def listing(
         caller.team_id,
         sandbox_id=sandbox_id,
         name=name,
-        before=None if cursor is None else read_cursor(cursor),
+        before=None if after is None else cursor.read_at(after),
         limit=limit + 1,
     )
-    more = len(rows) > limit
-    headers = {NEXT_CURSOR: write_cursor(rows[limit - 1].created_at, rows[limit - 1].id)} if more else {}
+    headers = cursor.header_at(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else {}
     return Response([shape.snapshot(row) for row in rows[:limit]], headers=headers)
 
 

@@ -12,6 +12,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import structlog
 
@@ -196,8 +197,13 @@ class Filter:
     availability_zone: str | None = None
 
 
-async def listing(cp: ControlPlane, caller: Caller, wanted: Filter) -> list[HostRow]:
-    """Of all for administrators of the platform, for others of their team's own; the oldest first."""
+async def page(
+    cp: ControlPlane, caller: Caller, wanted: Filter, *, after: tuple[datetime, str] | None, limit: int
+) -> list[HostRow]:
+    """Of all for administrators of the platform, for others of their team's own; the oldest first, at most `limit`.
+
+    :param after: created_at and id of the last one before
+    """
     if not caller.is_admin:
         if wanted.team_id not in (None, caller.team_id):
             return []
@@ -209,6 +215,8 @@ async def listing(cp: ControlPlane, caller: Caller, wanted: Filter) -> list[Host
         status=wanted.status,
         tags=wanted.tags,
         availability_zone=wanted.availability_zone,
+        after=after,
+        limit=limit,
     )
 
 
