@@ -1,13 +1,15 @@
 """Hosts of a team's own, tags and zones: who sees to them, and who is placed where."""
 
+import httpx2
 import pytest
 from controlplane.test_hosts import register, registration
 
 from support.people import Mailbox, code, mailbox, sign_up
-from support.simulated import World, eventually
+from support.simulated import PASSWORD, World, eventually
 from wrenn_server.controlplane.services import teams
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.sandbox import Reason
+from wrenn_server.up.administrator import ask_all
 
 __all__ = ["mailbox"]
 
@@ -186,9 +188,13 @@ async def test_more_hosts_than_a_page_has(world: World) -> None:
     again = {"limit": 2, "cursor": first.headers["x-next-cursor"]}
     second = await world.user.get("/v1/hosts", params=again)
     assert [host["id"] for host in first.json() + second.json()] == [f"host_{n}" for n in range(1, 5)]
-    token = await world.user.raw("POST", "/v1/auth/login", json={"email": world.admin.admin_email, "password": PASSWORD})
+    token = await world.user.raw(
+        "POST", "/v1/auth/login", json={"email": world.admin.admin_email, "password": PASSWORD}
+    )
     bearer = {"Authorization": f"Bearer {token.json()['token']}"}
     async with httpx2.AsyncClient(base_url=world.url, headers=bearer, trust_env=False) as client:
-        assert [host["id"] for host in await ask_all(client, "/v1/hosts")] == [f"host_{n}" for n in range(1, 1002)]
+        assert [host["id"] for host in await ask_all(client, "/v1/hosts")] == [
+            f"host_{n}" for n in range(1, 1002)
+        ]
     odd = await world.user.get("/v1/hosts", params={"cursor": "odd"}, wrong=True)
     assert code(odd) == (400, "invalid_request")
