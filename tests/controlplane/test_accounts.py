@@ -255,7 +255,11 @@ def mail_server() -> Iterator[MailServer]:
 
 async def test_a_mail_by_smtp(database_url: str, mail_server: MailServer) -> None:
     smtp = Smtp.parse(f"smtp://127.0.0.1:{mail_server.server_address[1]}")
-    settings: dict[str, Any] = {"smtp": smtp, "mail_from": "Wrenn <w@example.com>", "public_url": "https://wrenn.example"}
+    settings: dict[str, Any] = {
+        "smtp": smtp,
+        "mail_from": "Wrenn <w@example.com>",
+        "public_url": "https://wrenn.example",
+    }
     async with control_plane(database_url, **settings) as running:
         name = "Ada Lovelace-Būké"
         assert (
