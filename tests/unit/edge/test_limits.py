@@ -1,6 +1,7 @@
 """Times and numbers that are bounded. The limits are set so short that only their effect is waited for."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -78,8 +79,9 @@ async def test_connections_are_bounded(world: World) -> None:
     for client in clients:
         assert parse_response(await head_of(client)).status == 200
     late = await world.client(listener)
-    assert parse_response(await head_of(late)).status == 503
-    await to_end(late)
+    busy = parse_response(await head_of(late))
+    assert busy.status == 503
+    assert json.loads(await to_end(late))["error"]["request_id"] == busy.get("x-request-id")
     clients[0].close()
     await until(lambda: len(listener.connections) == 1)
     assert parse_response(await head_of(await world.client(listener, GET))).status == 200

@@ -242,6 +242,7 @@ async def test_malformed_heads_are_answered_and_the_connection_ends(world: World
         assert (answer.status, answer.get("connection")) == (status, "close")
         problem = json.loads(await to_end(client))
         assert problem["error"]["code"]
+        assert problem["error"]["request_id"] == answer.get("x-request-id")
     assert server.accepted == 0
 
 

@@ -4,10 +4,12 @@ import html
 from string import Template
 
 import msgspec
+from msgspec.structs import replace
 
 from wrenn_server.edge.target import Answer
 from wrenn_server.model.errors import WrennError
 from wrenn_server.wire import problems
+from wrenn_server.wire.problems import Problem
 
 _REASONS = {
     101: "Switching Protocols",
@@ -36,9 +38,17 @@ def reason(status: int) -> str:
 
 
 def problem(status: int, code: str, message: str, *, retryable: bool = False) -> Answer:
-    """`{"error": {…}}`; the listener writes the request's id into the header X-Request-Id."""
-    body = problems.ProblemBody(problems.Problem(code=code, message=message, retryable=retryable))
-    return Answer(status=status, body=msgspec.json.encode(body))
+    """`{"error": {…}}`"""
+    return Answer(status=status, problem=Problem(code=code, message=message, retryable=retryable))
+
+
+def numbered(answer: Answer, request_id: str) -> Answer:
+    """As the client gets it: with the request's id in a header, and in the body of an error."""
+    headers = (*answer.headers, ("X-Request-Id", request_id))
+    if answer.problem is None:
+        return replace(answer, headers=headers)
+    body = problems.ProblemBody(replace(answer.problem, request_id=request_id))
+    return Answer(status=answer.status, headers=headers, body=msgspec.json.encode(body))
 
 
 _PAGE = Template("""<!doctype html>
@@ -64,7 +74,7 @@ def page(answer: Answer) -> Answer:
 
 
 def from_error(error: WrennError) -> Answer:
-    return Answer(status=error.status, body=problems.encode(error, None))
+    return Answer(status=error.status, problem=problems.of(error))
 
 
 def sandbox_not_found(sandbox_id: str) -> Answer:

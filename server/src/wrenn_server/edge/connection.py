@@ -96,9 +96,7 @@ class Connection:
         if self._busy:
             self.task.cancel()
         elif self._in_head:
-            self._write(
-                answers.problem(408, "request_timeout", "the head of the request took too long"), None, False
-            )
+            self._refuse(answers.problem(408, "request_timeout", "the head of the request took too long"))
             self.stream.close()
         else:
             self.stream.abort()
@@ -138,7 +136,7 @@ class Connection:
         except BadHead as bad:
             self._unread = True
             code = "invalid_request" if bad.status == 400 else "unsupported"
-            self._write(answers.problem(bad.status, code, bad.message), None, False)
+            self._refuse(answers.problem(bad.status, code, bad.message))
             return False
         finally:
             self._in_head = False
@@ -228,6 +226,7 @@ class Connection:
         head = passage.head
         if answer.text and heads.is_navigation(head):
             answer = answers.page(answer)
+        answer = answers.numbered(answer, head.fields["x-request-id"])
         keep = passage.request.done and not wants_close(head) and head.method != "CONNECT"
         passage.status = answer.status
         passage.whole = True
@@ -235,13 +234,14 @@ class Connection:
         passage.sent = len(answer.body)
         self._write(answer, head, keep)
 
+    def _refuse(self, answer: Answer) -> None:
+        """What no request could be made of."""
+        self._write(answers.numbered(answer, heads.new_request_id()), None, False)
+
     def _write(self, answer: Answer, head: Head | None, keep: bool) -> None:
         lines = list(answer.headers)
         if answer.status not in (204, 304):
             lines.append(("Content-Length", str(len(answer.body))))
-        request_id = head.fields.get("x-request-id") if head is not None else None
-        if request_id:
-            lines.append(("X-Request-Id", request_id))
         if not keep:
             lines.append(("Connection", "close"))
         data = ResponseHead(tuple(lines), {}, answer.status, answers.reason(answer.status)).encode()

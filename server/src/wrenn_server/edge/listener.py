@@ -9,6 +9,7 @@ from typing import Self, cast
 
 from wrenn_server.edge import answers
 from wrenn_server.edge.connection import Connection, Service
+from wrenn_server.edge.head import new_request_id
 from wrenn_server.edge.pool import Pool
 from wrenn_server.edge.target import Exchange, Limits, Peer, Route
 from wrenn_server.wire.head import ResponseHead
@@ -110,6 +111,7 @@ class Listener:
             return
         if len(self.connections) >= self._service.limits.connections:
             busy = answers.problem(503, "overloaded", "too many connections", retryable=True)
+            busy = answers.numbered(busy, new_request_id())
             lines = (*busy.headers, ("Content-Length", str(len(busy.body))), ("Connection", "close"))
             stream.write(ResponseHead(lines, {}, 503, answers.reason(503)).encode() + busy.body)
             stream.close()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Hashable
 import msgspec
 
 from wrenn_server.wire.head import Head, ResponseHead
+from wrenn_server.wire.problems import Problem
 from wrenn_server.wire.stream import Stream
 
 Connect = Callable[[], Awaitable[Stream]]
@@ -35,6 +36,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     body: bytes = b""
+    problem: Problem | None = None
+    """Instead of a body: an error, which gets the request's id."""
     text: str = ""
     """The same for people: a browser that navigates gets a page with this text. Empty: it gets the body."""
 

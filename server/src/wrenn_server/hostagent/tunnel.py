@@ -123,7 +123,7 @@ def present(context: ssl.SSLContext, certificate_pem: str, key_pem: str, directo
 
 
 def _refusal(error: WrennError) -> Answer:
-    return Answer(status=error.status, body=problems.encode(error, None))
+    return Answer(status=error.status, problem=problems.of(error))
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,18 +17,18 @@ class ProblemBody(msgspec.Struct):
     error: Problem
 
 
-def encode(error: errors.WrennError, request_id: str | None) -> bytes:
-    return msgspec.json.encode(
-        ProblemBody(
-            Problem(
-                code=error.code,
-                message=error.message,
-                hint=error.hint,
-                retryable=error.retryable,
-                request_id=request_id,
-            )
-        )
+def of(error: errors.WrennError, request_id: str | None = None) -> Problem:
+    return Problem(
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        retryable=error.retryable,
+        request_id=request_id,
     )
+
+
+def encode(error: errors.WrennError, request_id: str | None) -> bytes:
+    return msgspec.json.encode(ProblemBody(of(error, request_id)))
 
 
 def decode(status: int, body: bytes) -> errors.WrennError:
