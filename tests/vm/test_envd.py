@@ -46,6 +46,8 @@ EVENTS_PER_SECOND = 200
 them are told by an envd that is not emulated (tests/envd)."""
 LINE_MB = 1024 if os.environ.get("WRENN_SURVIVAL") == "whole" else 128
 """The whole takes an emulated guest 270 s."""
+ENVD_CONNECTIONS = 512
+"""As many come from inside the guest at once, at most: `maxInside` in envd/internal/httpd/lives.go."""
 ENVD_MEMORY_KB = 100 * 1024
 """More than envd ever takes, and far below what it carries in these tests."""
 
@@ -274,12 +276,12 @@ import resource, socket
 resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, 10_000))
 kept = []
 for n in range(5_000):
-    try:  # those beyond the bound are reset, some before they know that they are connected
+    try:  # those beyond the bound are reset, all or some of them before they know that they are connected
         kept.append(socket.create_connection(("169.254.0.21" if n % 2 else "127.0.0.1", 49983)))
         kept[-1].send(b"GET /health HTTP/1.1\\r\\nHost: x\\r\\n")
     except OSError:
         pass
-print(len(kept) > 512)
+print(len(kept))
 """
 
 
@@ -287,8 +289,9 @@ async def test_a_flood_of_connections(machine: Machine, record_property: Any) ->
     """From inside, by a program without a token, which leaves its requests unfinished."""
     await machine.forget_peak()
     async with survives(machine, record_property):
-        assert await machine.output(f"python3 -c {shlex.quote(FLOOD)}") == "True\n"
-    print(f"{await machine.peak_kb()} KiB")
+        kept = int(await machine.output(f"python3 -c {shlex.quote(FLOOD)}"))
+        assert kept >= ENVD_CONNECTIONS, "the bound was not reached"
+    print(f"{kept} connections, {await machine.peak_kb()} KiB")
     assert await machine.peak_kb() < ENVD_MEMORY_KB
 
 
