@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,14 +59,14 @@ async def measure(settings: Settings, console: Console, namespace: str, rounds: 
         # Nothing new comes to a host that is drained: all are made on the other one.
         await ask(administrator, "POST", f"/v1/hosts/{stays['id']}/drain")
         async with second_host(lost, administrator, console) as goes:
-            await until(administrator, goes, "online")
+            await until_it_is(administrator, goes, "online")
             sandboxes: list[AsyncSandbox] = []
             for _ in range(rounds + 1):
                 sandboxes.append(await AsyncSandbox.create(client=client, timeout=0))
                 await sandboxes[-1].commands.run(COMMAND, check=True)
                 await sandboxes[-1].pause()
             await until_stored(administrator, goes, {sandbox.id for sandbox in sandboxes})
-        await until(administrator, goes, "unreachable")
+        await until_it_is(administrator, goes, "unreachable")
         await ask(administrator, "DELETE", f"/v1/hosts/{stays['id']}/drain")
         floor = Floor(settings, namespace)
         taken: list[float] = []
@@ -114,21 +114,27 @@ async def second_host(
 
 async def until_stored(administrator: httpx2.AsyncClient, host_id: str, sandbox_ids: set[str]) -> None:
     """:raises TimeoutError:"""
-    async with asyncio.timeout(STORED_WITHIN):
-        while True:
-            held = await ask(administrator, "GET", f"/v1/hosts/{host_id}/delete-preview")
-            if sandbox_ids <= set(held["kept_sandbox_ids"]):
-                return
-            await asyncio.sleep(LOOK_SEC)
+
+    async def are_kept() -> bool:
+        held = await ask(administrator, "GET", f"/v1/hosts/{host_id}/delete-preview")
+        return sandbox_ids <= set(held["kept_sandbox_ids"])
+
+    await until(are_kept, within=STORED_WITHIN)
 
 
-async def until(administrator: httpx2.AsyncClient, host_id: str, status: str) -> None:
+async def until_it_is(administrator: httpx2.AsyncClient, host_id: str, status: str) -> None:
     """:raises TimeoutError:"""
-    async with asyncio.timeout(HOST_WITHIN):
-        while True:
-            host = await ask(administrator, "GET", f"/v1/hosts/{host_id}")
-            if host["status"] == status:
-                return
+
+    async def is_so() -> bool:
+        return (await ask(administrator, "GET", f"/v1/hosts/{host_id}"))["status"] == status
+
+    await until(is_so, within=HOST_WITHIN)
+
+
+async def until(check: Callable[[], Awaitable[bool]], *, within: float) -> None:
+    """:raises TimeoutError:"""
+    async with asyncio.timeout(within):
+        while not await check():  # noqa: ASYNC110 - what it waits for is another process
             await asyncio.sleep(LOOK_SEC)
 
 

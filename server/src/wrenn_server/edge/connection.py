@@ -33,6 +33,7 @@ from wrenn_server.edge.target import (
     Upstream,
 )
 from wrenn_server.model.errors import WrennError
+from wrenn_server.model.ids import new_request_id
 from wrenn_server.wire.body import BadBody
 from wrenn_server.wire.head import (
     BadHead,
@@ -236,7 +237,7 @@ class Connection:
 
     def _refuse(self, answer: Answer) -> None:
         """What no request could be made of."""
-        self._write(answers.numbered(answer, heads.new_request_id()), None, False)
+        self._write(answers.numbered(answer, new_request_id()), None, False)
 
     def _write(self, answer: Answer, head: Head | None, keep: bool) -> None:
         lines = list(answer.headers)

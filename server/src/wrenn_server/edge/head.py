@@ -43,10 +43,6 @@ _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}", re.ASCII)
 
 
-def new_request_id() -> str:
-    return f"req_{random.getrandbits(80):020x}"
-
-
 def admitted(head: Head, peer: Peer, *, trusted: bool) -> Head:
     """The request as routes see it: origin-form target, one good Host, X-Request-Id and X-Forwarded-* that are true.
 
@@ -63,7 +59,7 @@ def admitted(head: Head, peer: Peer, *, trusted: bool) -> Head:
     target = _target(head, host)
     request_id = head.fields.get("x-request-id") if trusted else None
     if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-        request_id = new_request_id()
+        request_id = f"req_{random.getrandbits(80):020x}"
     scheme = "https" if peer.tls else "http"
     if not trusted and peer.host and _CLAIMED.isdisjoint(head.fields):  # nearly always
         headers = (

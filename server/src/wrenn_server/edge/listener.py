@@ -9,9 +9,9 @@ from typing import Self, cast
 
 from wrenn_server.edge import answers
 from wrenn_server.edge.connection import Connection, Service
-from wrenn_server.edge.head import new_request_id
 from wrenn_server.edge.pool import Pool
 from wrenn_server.edge.target import Exchange, Limits, Peer, Route
+from wrenn_server.model.ids import new_request_id
 from wrenn_server.wire.head import ResponseHead
 from wrenn_server.wire.stream import Stream
 

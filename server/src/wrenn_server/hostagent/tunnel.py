@@ -9,7 +9,8 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from wrenn_server.edge.target import Answer, Peer, Refused, Route, Target, Tunnel, Upstream
+from wrenn_server.edge import answers
+from wrenn_server.edge.target import Peer, Refused, Route, Target, Tunnel, Upstream
 from wrenn_server.hostagent.credentials import Verifier
 from wrenn_server.hostagent.guest import loopback
 from wrenn_server.hostagent.network.base import SlotPool
@@ -17,7 +18,7 @@ from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.model import ids
 from wrenn_server.model.errors import Forbidden, GuestError, InvalidRequest, NotFound, WrennError
-from wrenn_server.wire import envd, problems
+from wrenn_server.wire import envd
 from wrenn_server.wire.head import Head
 from wrenn_server.wire.stream import Stream, adopt, connect_unix
 
@@ -34,21 +35,23 @@ def routes(registry: Registry, slots: SlotPool, verifier: Verifier, api: str) ->
     async def route(head: Head, peer: Peer) -> Target:
         if not peer.tls and not _is_loopback(peer.host):
             # A token on an open wire is everybody's token.
-            return _refusal(Forbidden("plain HTTP is for loopback alone", code="tls_required"))
+            return answers.from_error(Forbidden("plain HTTP is for loopback alone", code="tls_required"))
         if head.method != "CONNECT":
             return to_api
         try:
             verifier.check(head.get("authorization"))
             id, port = parse_target(head.target)
         except WrennError as error:
-            return _refusal(error)
+            return answers.from_error(error)
 
         async def connect() -> Stream:
             try:
                 reach = registry.reach(id)
             except WrennError as error:
                 # Whoever looks for a port cares that nothing is there, not in which of its states the sandbox is.
-                raise Refused(_refusal(NotFound(error.message, code="sandbox_not_found"))) from error
+                raise Refused(
+                    answers.from_error(NotFound(error.message, code="sandbox_not_found"))
+                ) from error
             try:
                 return await adopt(await slots.connect(reach.slot, port, CONNECT_TIMEOUT))
             except ConnectionRefusedError:
@@ -64,8 +67,8 @@ def routes(registry: Registry, slots: SlotPool, verifier: Verifier, api: str) ->
             connect=connect,
             group=id,
             retry_refused=True,
-            refused=_refusal(GuestError(f"nothing listens on port {port}", code="port_not_open")),
-            broken=_refusal(
+            refused=answers.from_error(GuestError(f"nothing listens on port {port}", code="port_not_open")),
+            broken=answers.from_error(
                 GuestError(f"the guest does not answer on port {port}", code="guest_unreachable")
             ),
         )
@@ -120,10 +123,6 @@ def present(context: ssl.SSLContext, certificate_pem: str, key_pem: str, directo
         context.load_cert_chain(bundle)
     finally:
         bundle.unlink()
-
-
-def _refusal(error: WrennError) -> Answer:
-    return Answer(status=error.status, problem=problems.of(error))
 
 
 def _is_loopback(host: str) -> bool:

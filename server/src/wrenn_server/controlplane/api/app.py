@@ -69,10 +69,12 @@ async def ready(cp: Cp) -> schema.Health:
 
 @get("/openapi.json", include_in_schema=False)
 async def description(request: Request[Any, Any, Any]) -> Response[bytes]:
-    state = request.app.state
-    if "description" not in state:
-        state.description = msgspec.json.encode(openapi.describe(litestar(described=True)))
-    return etag.document(request, state.description, "application/json")
+    return etag.document(request, described(), "application/json")
+
+
+@functools.cache
+def described() -> bytes:
+    return msgspec.json.encode(openapi.describe(litestar(described=True)))
 
 
 @get("/metrics", include_in_schema=False)
