@@ -76,6 +76,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._busy = False
         self._in_head = False
+        self._ending = False
         self._deadline = self._loop.time() + service.limits.head
         self._passage: Passage | None = None
         self._moved = 0
@@ -93,14 +94,22 @@ class Connection:
                     self.service.moving(self._passage.head.target)
         if now < self._deadline:
             return
-        self._deadline = _FOREVER
         if self._busy:
+            self._deadline = _FOREVER
             self.task.cancel()
-        elif self._in_head:
-            self._refuse(answers.problem(408, "request_timeout", "the head of the request took too long"))
-            self.stream.close()
-        else:
+        elif self._ending:
             self.stream.abort()
+        else:
+            self._end_by(now + _FINISH)
+            if self._in_head:
+                self._refuse(answers.problem(408, "request_timeout", "the head of the request took too long"))
+            # FIN: a reset may reach a slow client before it has seen that its connection was made.
+            self.stream.close()
+
+    def _end_by(self, deadline: float) -> None:
+        """Nothing comes after this; what the client has not taken by then is dropped."""
+        self._ending = True
+        self._deadline = deadline
 
     def stop(self) -> None:
         """Closes it now if it is idle; a busy one ends after its request."""
@@ -111,7 +120,7 @@ class Connection:
         try:
             while await self._one() and not self.service.stopping:
                 self._deadline = self._loop.time() + self.service.limits.idle
-            self._deadline = self._loop.time() + _FINISH
+            self._end_by(self._loop.time() + _FINISH)
             await self._finish()
         except (ConnectionError, asyncio.CancelledError):
             pass  # the client went away, was too slow, or the listener stops
