@@ -33,7 +33,7 @@ async def test_credentials_in_the_request(place: Place, path: str) -> None:
     assert (await place.refusal(path, {"Cookie": "wrenn_session=x"}))[0] == 401
     for right in (
         {"Authorization": f"Bearer {place.world.admin.api_key}"},
-        place.world.user._headers,
+        place.world.user.headers,
     ):
         async with place.open(path, headers=right) as socket:
             await send(socket, type="nonsense")
@@ -58,7 +58,7 @@ async def test_scopes_and_keys_of_one_sandbox(place: Place, path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_credentials_in_the_first_message(place: Place, path: str) -> None:
-    token = place.world.user._headers["Authorization"].removeprefix("Bearer ")
+    token = place.world.user.headers["Authorization"].removeprefix("Bearer ")
     for right in (token, place.world.admin.api_key):
         async with place.open(path, headers={}) as socket:
             await send(socket, type="auth", token=right)
@@ -273,7 +273,7 @@ async def test_paths_without_a_socket(place: Place, path: str) -> None:
 async def test_a_request_that_is_no_websocket(place: Place) -> None:
     for noun in ("sandboxes", "capsules"):
         answer = await place.world.api.raw(
-            "GET", f"/v1/{noun}/{place.id}/pty", headers=place.world.api._headers
+            "GET", f"/v1/{noun}/{place.id}/pty", headers=place.world.api.headers
         )
         assert answer.status_code in (404, 405, 426)
         assert answer.json()["error"]["code"]

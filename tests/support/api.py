@@ -24,7 +24,7 @@ class Client:
 
     def __init__(self, http: httpx2.AsyncClient, headers: dict[str, str] | None = None) -> None:
         self._http = http
-        self._headers = headers or {}
+        self.headers = headers or {}
 
     def with_key(self, key: str) -> "Client":
         return Client(self._http, {"X-API-Key": key})
@@ -73,7 +73,7 @@ class Client:
         if "json" in options and not wrong:
             check_request(method, path, options["json"])
         response = await self._http.request(
-            method, path, headers={**self._headers, **(headers or {})}, **options
+            method, path, headers={**self.headers, **(headers or {})}, **options
         )
         check_response(method, path, response)
         return response
