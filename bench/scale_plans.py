@@ -18,6 +18,7 @@ from wrenn_server.db import (
     sandboxes,
     snapshots,
     templates,
+    transitions,
     usage,
 )
 from wrenn_server.db.pool import Connection, Database
@@ -146,9 +147,9 @@ def _hot(
         "sandboxes.insert": lambda: sandboxes.insert(tx, new, host_id, ROOM),
         "sandboxes.get": lambda: sandboxes.get(tx, one),
         "sandboxes.locate": lambda: sandboxes.locate(tx, one),
-        "sandboxes.begin": lambda: sandboxes.begin(tx, one, 1, [State.RUNNING], State.PAUSING),
-        "sandboxes.settle": lambda: sandboxes.settle(tx, one, 1, [State.STARTING], State.RUNNING),
-        "sandboxes.begin_resume": lambda: sandboxes.begin_resume(tx, one, 1, None, ROOM),
+        "transitions.begin": lambda: transitions.begin(tx, one, 1, [State.RUNNING], State.PAUSING),
+        "transitions.settle": lambda: transitions.settle(tx, one, 1, [State.STARTING], State.RUNNING),
+        "transitions.begin_resume": lambda: transitions.begin_resume(tx, one, 1, None, ROOM),
         "sandboxes.touch": lambda: sandboxes.touch(tx, dict.fromkeys(ids, now)),
         # Lists
         "listing.page": page(),
@@ -181,8 +182,8 @@ def _hot(
         "snapshots.claim": lambda: snapshots.claim(tx, 64),
         "hosts.expire": lambda: hosts.expire(tx, 90.0),
         "hosts.draining": lambda: hosts.draining(tx),
-        "sandboxes.lose": lambda: sandboxes.lose(tx),
-        "sandboxes.interrupted": lambda: sandboxes.interrupted(tx, 60.0),
+        "transitions.lose": lambda: transitions.lose(tx),
+        "transitions.interrupted": lambda: transitions.interrupted(tx, 60.0),
         "sandboxes.alive_on": lambda: sandboxes.alive_on(tx, host_id),
         "sandboxes.of_deleted_teams": lambda: sandboxes.of_deleted_teams(tx),
     }

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from db.test_sandboxes import ROOM, new_host, new_team, wanted
 
-from wrenn_server.db import listing, sandboxes
+from wrenn_server.db import listing, sandboxes, transitions
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.sandbox import State
@@ -63,8 +63,8 @@ async def test_filters_and_all_of_them_together(db: Database) -> None:
     assert await ids(db, team_id, template_id="tpl_a") == newest_first
     assert await ids(db, team_id, snapshot_id="snap_a") == newest_first
     assert await ids(db, team_id, template_id="tpl_c") == []
-    await sandboxes.settle(db, rows[0].id, 1, [State.STARTING], State.KILLED)
-    await sandboxes.settle(db, rows[2].id, 1, [State.STARTING], State.PAUSED)
+    await transitions.settle(db, rows[0].id, 1, [State.STARTING], State.KILLED)
+    await transitions.settle(db, rows[2].id, 1, [State.STARTING], State.PAUSED)
     asked: dict[str, Any] = {
         "template_id": "tpl_a", "snapshot_id": "snap_a", "metadata": {"n": "0"}, "since": rows[1].created_at,
     }  # fmt: skip

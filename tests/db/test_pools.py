@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.rows import ROOM, inserted, new_host, new_team, wanted
-from wrenn_server.db import pools, sandboxes, teams
+from wrenn_server.db import pools, sandboxes, teams, transitions
 from wrenn_server.db.pool import Database
 from wrenn_server.db.pools import PlanRow
 from wrenn_server.db.sandboxes import SandboxRow
@@ -32,7 +32,7 @@ async def new_pool(db: Database, *, vcpus: int = 4, memory_mb: int = 4096, disk_
 
 
 async def settle(db: Database, row: SandboxRow, after: State, reason: str | None = None) -> None:
-    assert await sandboxes.settle(db, row.id, row.generation, list(State), after, reason=reason)
+    assert await transitions.settle(db, row.id, row.generation, list(State), after, reason=reason)
 
 
 async def drawn(db: Database, team_id: str) -> Capacity:
@@ -76,7 +76,7 @@ async def test_what_rests_for_a_moment_keeps_its_draw(db: Database, reason: Reas
     await settle(db, row, State.PAUSED, reason)
     with pytest.raises(PoolExhausted):
         await inserted(db, team_id, host_id)
-    assert await sandboxes.begin_resume(db, row.id, 1, None, ROOM) is not None
+    assert await transitions.begin_resume(db, row.id, 1, None, ROOM) is not None
 
 
 async def test_a_full_pool_refuses_in_the_statement_that_places(db: Database) -> None:
@@ -99,9 +99,9 @@ async def test_paused_ones_make_room_and_come_back_only_when_there_is_some(db: D
     await settle(db, first, State.PAUSED)
     second = await inserted(db, team_id, host_id)
     with pytest.raises(PoolExhausted):
-        await sandboxes.begin_resume(db, first.id, 1, None, ROOM)
+        await transitions.begin_resume(db, first.id, 1, None, ROOM)
     await settle(db, second, State.KILLED)
-    assert await sandboxes.begin_resume(db, first.id, 1, None, ROOM) is not None
+    assert await transitions.begin_resume(db, first.id, 1, None, ROOM) is not None
 
 
 async def test_many_are_drawn_together_or_not_at_all(db: Database) -> None:
@@ -121,7 +121,7 @@ async def test_a_pool_that_is_opened_while_sandboxes_are_made(db: Database) -> N
             try:
                 row = await inserted(db, team_id, host_id)
                 await settle(db, row, State.PAUSED)
-                return await sandboxes.begin_resume(db, row.id, 1, None, ROOM) is not None
+                return await transitions.begin_resume(db, row.id, 1, None, ROOM) is not None
             except PoolExhausted:
                 return False
 
@@ -293,12 +293,12 @@ class Worker:
         elif self.rows:
             row = self.rows[n % len(self.rows)]
             if name == "resume":
-                await sandboxes.begin_resume(self.db, row.id, row.generation, None, ROOM)
+                await transitions.begin_resume(self.db, row.id, row.generation, None, ROOM)
                 now = await sandboxes.get(self.db, row.id)
                 assert now is not None
                 self.rows[n % len(self.rows)] = now
             else:
-                await sandboxes.settle(
+                await transitions.settle(
                     self.db,
                     row.id,
                     row.generation,

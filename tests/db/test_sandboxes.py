@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from support.rows import ROOM, inserted, new_host, new_team, wanted
-from wrenn_server.db import hosts, leases, listing, placement, reports, sandboxes, teams
+from wrenn_server.db import hosts, leases, listing, placement, reports, sandboxes, teams, transitions
 from wrenn_server.db.pool import Database
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import InvalidRequest
@@ -51,17 +51,17 @@ async def test_many_are_inserted_together_or_not_at_all(db: Database) -> None:
 
 async def test_of_two_changes_at_once_one_wins(db: Database) -> None:
     row = await inserted(db, await new_team(db), await new_host(db))
-    await sandboxes.settle(db, row.id, 1, [State.STARTING], State.RUNNING, started=True)
+    await transitions.settle(db, row.id, 1, [State.STARTING], State.RUNNING, started=True)
     results = await asyncio.gather(
-        *(sandboxes.begin(db, row.id, 1, [State.RUNNING], State.PAUSING) for _ in range(10))
+        *(transitions.begin(db, row.id, 1, [State.RUNNING], State.PAUSING) for _ in range(10))
     )
     assert sum(result is not None for result in results) == 1
 
 
 async def test_an_older_generation_changes_nothing(db: Database) -> None:
     row = await inserted(db, await new_team(db), await new_host(db))
-    assert await sandboxes.settle(db, row.id, 0, [State.STARTING], State.RUNNING) is None
-    assert await sandboxes.settle(db, row.id, 2, [State.STARTING], State.RUNNING) is None
+    assert await transitions.settle(db, row.id, 0, [State.STARTING], State.RUNNING) is None
+    assert await transitions.settle(db, row.id, 2, [State.STARTING], State.RUNNING) is None
 
 
 async def test_reservations_are_those_of_the_rows_after_any_history(db: Database) -> None:
@@ -79,14 +79,14 @@ async def test_reservations_are_those_of_the_rows_after_any_history(db: Database
         index = chance.randrange(len(known))
         sandbox_id, generation, state = known[index]
         if state is State.PAUSED:
-            resumed = await sandboxes.begin_resume(db, sandbox_id, generation, None, ROOM)
+            resumed = await transitions.begin_resume(db, sandbox_id, generation, None, ROOM)
             if resumed is not None:
                 known[index] = (sandbox_id, resumed.generation, resumed.state)
             continue
         following = sorted(TRANSITIONS[state])
         if following:
             after = chance.choice(following)
-            settled = await sandboxes.settle(db, sandbox_id, generation, [state], after)
+            settled = await transitions.settle(db, sandbox_id, generation, [state], after)
             assert settled is not None
             known[index] = (sandbox_id, generation, after)
     for host_id in places:
@@ -97,18 +97,18 @@ async def test_reservations_are_those_of_the_rows_after_any_history(db: Database
 async def test_a_paused_sandbox_gives_back_processors_and_takes_disk_for_its_memory(db: Database) -> None:
     team_id, host_id = await new_team(db), await new_host(db)
     row = await inserted(db, team_id, host_id)
-    await sandboxes.settle(db, row.id, 1, [State.STARTING], State.PAUSED)
+    await transitions.settle(db, row.id, 1, [State.STARTING], State.PAUSED)
     assert await counted(db, host_id) == (0, 0, 5120 + 512, 1)
 
 
 async def test_resume_needs_room(db: Database) -> None:
     team_id, host_id = await new_team(db), await new_host(db, cpus=1)
     paused = await inserted(db, team_id, host_id)
-    await sandboxes.settle(db, paused.id, 1, [State.STARTING], State.PAUSED)
+    await transitions.settle(db, paused.id, 1, [State.STARTING], State.PAUSED)
     other = await inserted(db, team_id, host_id)
-    assert await sandboxes.begin_resume(db, paused.id, 1, None, ROOM) is None
-    await sandboxes.settle(db, other.id, 1, [State.STARTING], State.FAILED)
-    resuming = await sandboxes.begin_resume(db, paused.id, 1, 60, ROOM)
+    assert await transitions.begin_resume(db, paused.id, 1, None, ROOM) is None
+    await transitions.settle(db, other.id, 1, [State.STARTING], State.FAILED)
+    resuming = await transitions.begin_resume(db, paused.id, 1, 60, ROOM)
     assert resuming is not None
     assert (resuming.generation, resuming.state, resuming.timeout_sec) == (2, State.RESUMING, 60)
 
@@ -117,15 +117,16 @@ async def test_resumes_and_kills_and_creates_at_once_do_not_deadlock(db: Databas
     team_id, host_id = await new_team(db), await new_host(db, cpus=1000, memory_mb=10**6, disk_mb=10**6)
     rows = [await inserted(db, team_id, host_id) for _ in range(10)]
     for row in rows:
-        await sandboxes.settle(db, row.id, 1, [State.STARTING], State.PAUSED)
+        await transitions.settle(db, row.id, 1, [State.STARTING], State.PAUSED)
 
     async def toggle(row: SandboxRow) -> None:
         for _ in range(5):
-            resumed = await sandboxes.begin_resume(db, row.id, row.generation, None, ROOM)
+            resumed = await transitions.begin_resume(db, row.id, row.generation, None, ROOM)
             if resumed is None:
                 return
             row = (
-                await sandboxes.settle(db, row.id, resumed.generation, [State.RESUMING], State.PAUSED) or row
+                await transitions.settle(db, row.id, resumed.generation, [State.RESUMING], State.PAUSED)
+                or row
             )
 
     async def create() -> None:
@@ -175,12 +176,12 @@ async def test_losing_a_host_and_what_stays(db: Database) -> None:
     rows: dict[State, str] = {}
     for state in states:
         row = await inserted(db, team_id, host_id)
-        await sandboxes.settle(db, row.id, 1, [State.STARTING], state)
+        await transitions.settle(db, row.id, 1, [State.STARTING], state)
         rows[state] = row.id
     await db.execute("UPDATE hosts SET last_heartbeat_at = now() - interval '91 s'")
     assert await hosts.expire(db, 90.0) == [host_id]
     assert await hosts.expire(db, 90.0) == []
-    await sandboxes.lose(db)
+    await transitions.lose(db)
     found = {state: (await sandboxes.get(db, sandbox_id)) for state, sandbox_id in rows.items()}
     assert {state: row.state for state, row in found.items() if row} == {
         State.RUNNING: State.LOST,
@@ -279,16 +280,16 @@ async def test_a_host_and_the_record_differ_where_they_do_not_say_the_same(db: D
     )  # fmt: skip
     made = {name: await inserted(db, team, elsewhere if name == "elsewhere" else host) for name in names}
     for name in made.keys() - {"starting"}:
-        await sandboxes.settle(db, made[name].id, 1, [State.STARTING], State.RUNNING, started=True)
-    await sandboxes.settle(db, made["paused"].id, 1, [State.RUNNING], State.PAUSED, saved_generation=1)
-    await sandboxes.settle(db, made["unsaved"].id, 1, [State.RUNNING], State.PAUSED)
-    await sandboxes.settle(db, made["ended"].id, 1, [State.RUNNING], State.KILLED)
+        await transitions.settle(db, made[name].id, 1, [State.STARTING], State.RUNNING, started=True)
+    await transitions.settle(db, made["paused"].id, 1, [State.RUNNING], State.PAUSED, saved_generation=1)
+    await transitions.settle(db, made["unsaved"].id, 1, [State.RUNNING], State.PAUSED)
+    await transitions.settle(db, made["ended"].id, 1, [State.RUNNING], State.KILLED)
     for name in ("stored", "saved", "resuming"):
-        await sandboxes.settle(db, made[name].id, 1, [State.RUNNING], State.PAUSED, saved_generation=1)
+        await transitions.settle(db, made[name].id, 1, [State.RUNNING], State.PAUSED, saved_generation=1)
     await sandboxes.note_stored(
         db, host, "store", [(made[name].id, 1, "m") for name in ("stored", "resuming")]
     )
-    assert await sandboxes.begin_resume(db, made["resuming"].id, 1, None, ROOM)
+    assert await transitions.begin_resume(db, made["resuming"].id, 1, None, ROOM)
     said = {"paused": State.PAUSED, "unsaved": State.PAUSED, "pausing": State.PAUSING}
     told = [
         SandboxReport(

@@ -5,7 +5,7 @@ import structlog
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import drains, pauses
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import transitions
 from wrenn_server.model.errors import WrennError
 
 INTERVAL = 3.0
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 async def converge(cp: ControlPlane) -> None:
-    for row in await db_sandboxes.interrupted(cp.db, INTERRUPTED_SEC):
+    for row in await transitions.interrupted(cp.db, INTERRUPTED_SEC):
         if cp.work.is_leased(row.id):
             continue  # we are at it
         try:

@@ -3,7 +3,7 @@
 import structlog
 
 from wrenn_server.controlplane.context import ControlPlane
-from wrenn_server.db import hosts, sandboxes
+from wrenn_server.db import hosts, transitions
 
 SILENCE_SEC = 90.0
 """Three heartbeats."""
@@ -16,4 +16,4 @@ async def converge(cp: ControlPlane) -> None:
     for host_id in await hosts.expire(cp.db, SILENCE_SEC):
         log.warning("host is unreachable", action="host_unreachable", host_id=host_id)
     # Of all unreachable hosts, not only of those just found: we may have died between the two statements.
-    await sandboxes.lose(cp.db)
+    await transitions.lose(cp.db)

@@ -10,8 +10,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import outcomes
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import leases
-from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import leases, transitions
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
@@ -85,10 +84,10 @@ def _open(row: SandboxRow, decision: decide.Decision) -> bool:
 async def _without_host(cp: ControlPlane, row: SandboxRow) -> None:
     if row.is_stored and row.state in (State.PAUSED, State.RESUMING, State.LOST):
         after = State.PAUSED
-        await db_sandboxes.settle(
+        await transitions.settle(
             cp.db, row.id, row.generation, [row.state], after, saved_memory=row.saved_memory
         )
         return
     after = State.KILLED if row.state is State.KILLING else State.FAILED
     reason = row.reason or Reason.HOST_LOST
-    await db_sandboxes.settle(cp.db, row.id, row.generation, [row.state], after, reason=reason)
+    await transitions.settle(cp.db, row.id, row.generation, [row.state], after, reason=reason)

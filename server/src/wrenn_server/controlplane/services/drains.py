@@ -16,7 +16,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host
 from wrenn_server.controlplane.services import elsewhere, pauses
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import leases
+from wrenn_server.db import leases, transitions
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.hosts import HostRow
@@ -116,7 +116,7 @@ async def _fetch_elsewhere(cp: ControlPlane, host: HostRow, row: SandboxRow) -> 
     async for target in elsewhere.hosts(cp, stored):
         await cp.hosts.fetch(target, row.id, stored.stored_generation)
         crash_point("move.fetched")
-        if await db_sandboxes.move(cp.db, stored, target.id, cp.config.room):
+        if await transitions.move(cp.db, stored, target.id, cp.config.room):
             crash_point("move.row_settled")
             log.info("moved", action="moved", sandbox_id=row.id, before=host.id, after=target.id)
             await pauses.forget(cp, row.id, host.id, stored.generation)

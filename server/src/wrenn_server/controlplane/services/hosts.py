@@ -23,6 +23,7 @@ from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import teams as db_teams
+from wrenn_server.db import transitions
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.pool import Database
 from wrenn_server.model.address import Address
@@ -300,7 +301,7 @@ async def delete(cp: ControlPlane, host: HostRow, *, force: bool) -> None:
             code="host_has_snapshots",
             hint="delete them first, or delete the host with ?force=true when it will never come back",
         )
-    await db_sandboxes.forget(cp.db, host.id)
+    await transitions.forget(cp.db, host.id)
     await db_hosts.delete(cp.db, host.id)
 
 

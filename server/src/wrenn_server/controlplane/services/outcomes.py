@@ -11,6 +11,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.hosts_client import Host, Unreachable
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import transitions
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.model.errors import Conflict, Internal, WrennError
 from wrenn_server.model.sandbox import Reason, State
@@ -25,7 +26,7 @@ async def apply(
     """Makes a decision about a host's report true. The sandbox as it is then; None: nothing changed."""
     match decision:
         case decide.Settle():
-            settled = await db_sandboxes.settle(
+            settled = await transitions.settle(
                 cp.db,
                 row.id,
                 row.generation,
@@ -50,7 +51,7 @@ async def apply(
             if row.state is not State.KILLING:
                 return None
             reason = row.reason or Reason.USER
-            return await db_sandboxes.settle(
+            return await transitions.settle(
                 cp.db, row.id, row.generation, [State.KILLING], State.KILLED, reason=reason
             )
         case decide.Nothing() | decide.Wait():
@@ -59,7 +60,7 @@ async def apply(
 
 async def started(cp: ControlPlane, row: SandboxRow, host: Host, report: agent.SandboxReport) -> SandboxRow:
     """Writes down that a start or resume succeeded."""
-    running = await db_sandboxes.settle(
+    running = await transitions.settle(
         cp.db,
         row.id,
         row.generation,
@@ -84,7 +85,7 @@ async def start_failed(cp: ControlPlane, row: SandboxRow, host: Host, error: Wre
         "start failed", action="start_failed", sandbox_id=row.id, host_id=host.id, error=error.message
     )
     report = await _ask_quietly(cp, host, row.id) if not isinstance(error, Unreachable) else None
-    await db_sandboxes.settle(
+    await transitions.settle(
         cp.db,
         row.id,
         row.generation,

@@ -11,6 +11,7 @@ from wrenn_server.controlplane.hosts_client import Host, Uncertain
 from wrenn_server.controlplane.services import elsewhere, outcomes, sandboxes
 from wrenn_server.db import hosts as db_hosts
 from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import transitions
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, Unavailable, WrennError
@@ -97,7 +98,7 @@ async def _pause(
     host = await sandboxes.host_of(cp, row)
     with cp.work.leased([row.id]):
         # Whoever has to finish this knows from the reason that the sandbox is to run on afterwards.
-        pausing = await db_sandboxes.begin(
+        pausing = await transitions.begin(
             cp.db, row.id, row.generation, [State.RUNNING], State.PAUSING, reason=reason
         )
         if pausing is None:
@@ -111,7 +112,7 @@ async def _pause(
             log.warning("pause failed", action="pause_failed", sandbox_id=row.id, error=error.message)
             raise await outcomes.failed(cp, pausing, host, error, "pause") from error
         crash_point("pause.host_answered")
-        paused = await db_sandboxes.settle(
+        paused = await transitions.settle(
             cp.db,
             row.id,
             row.generation,
@@ -169,7 +170,7 @@ async def _resume(
                 log.warning("resume failed", action="resume_failed", sandbox_id=row.id, error=error.message)
                 if host.id == own or not resuming.is_stored or not _is_refusal(error):
                     raise await outcomes.failed(cp, resuming, host, error, "resume") from error
-                row = await db_sandboxes.take_back(cp.db, resuming, own) or row
+                row = await transitions.take_back(cp.db, resuming, own) or row
                 before, refused = State.PAUSED, error
                 tried.add(host.id)
                 continue
@@ -205,7 +206,7 @@ async def _begin(
         asked = True
         if host.id in tried:
             continue
-        resuming = await db_sandboxes.begin_resume(
+        resuming = await transitions.begin_resume(
             cp.db,
             row.id,
             row.generation,

@@ -18,7 +18,7 @@ from wrenn_server.controlplane.services import egress, outcomes, placing, templa
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.controlplane.services.templates import Resolved
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import listing
+from wrenn_server.db import listing, transitions
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.pool import DatabaseUnavailable
@@ -341,7 +341,7 @@ async def _kill(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
         if row.state is State.KILLED:
             raise _not_found(sandbox_id)
         with cp.work.leased([row.id]):
-            killing = await db_sandboxes.begin(
+            killing = await transitions.begin(
                 cp.db, row.id, row.generation, _KILLABLE, State.KILLING, reason=Reason.USER
             )
             if killing is None:
@@ -361,7 +361,7 @@ async def end(cp: ControlPlane, row: SandboxRow) -> None:
         log.warning("kill is left for later", action="kill_deferred", sandbox_id=row.id, error=error.message)
         return
     crash_point("kill.host_answered")
-    await db_sandboxes.settle(
+    await transitions.settle(
         cp.db, row.id, row.generation, [State.KILLING], State.KILLED, reason=row.reason or Reason.USER
     )
     crash_point("kill.row_settled")

@@ -10,6 +10,7 @@ from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.reconcile import decide
 from wrenn_server.controlplane.services import outcomes, pauses, sandboxes
 from wrenn_server.db import sandboxes as db_sandboxes
+from wrenn_server.db import transitions
 from wrenn_server.db.sandboxes import SandboxRow
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, WrennError
@@ -95,7 +96,7 @@ async def _expire(cp: ControlPlane, team_id: str, sandbox_id: str) -> None:
         await pauses.pause(cp, team_id, sandbox_id, memory=row.pause_memory, reason=Reason.TIMEOUT)
         return
     with cp.work.leased([row.id]):
-        killing = await db_sandboxes.begin(
+        killing = await transitions.begin(
             cp.db, row.id, row.generation, [State.RUNNING], State.KILLING, reason=Reason.TIMEOUT
         )
         if killing is None:
