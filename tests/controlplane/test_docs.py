@@ -1,10 +1,15 @@
 """The API reference needs nothing but the control plane that serves it."""
 
+import asyncio
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import httpx2
+import pytest
 
+from support.api import DESCRIPTION
 from support.simulated import World
 
 
@@ -41,6 +46,26 @@ async def test_the_page_loads_only_what_is_served_here(world: World) -> None:
         style = (await client.get("/docs/swagger-ui.css")).text
         assert not re.search(r"@import|url\(['\"]?(https?:)?//", style)
         assert 'url: "/openapi.json"' in (await client.get("/docs/start.js")).text
+
+
+async def test_a_browser_shows_every_operation(world: World, tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium: `scripts/bootstrap --test` installs it")
+    process = await asyncio.create_subprocess_exec(
+        browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--dump-dom", f"{world.url}/docs",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        page, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    shown = re.findall(r'class="opblock opblock-(\w+)".*?data-path="([^"]+)"', page.decode())
+    described = [(method, path) for path, item in DESCRIPTION["paths"].items() for method in item]
+    assert sorted(shown) == sorted(described), errors.decode()[-2000:]
 
 
 async def test_the_policy_names_no_other_origin(world: World) -> None:
