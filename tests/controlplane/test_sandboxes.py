@@ -193,7 +193,16 @@ async def test_no_template(world: World, host: SimulatedAgent) -> None:
 async def test_no_host(world: World) -> None:
     answer = await world.api.post("/v1/sandboxes", {})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_hosts_available")
-    assert answer.json()["error"]["retryable"] is True
+    problem = answer.json()["error"]
+    assert problem["retryable"] is True
+    assert (problem["message"], "add a host" in problem["hint"]) == ("no host is online", True)
+
+
+async def test_no_host_has_the_template_yet(world: World) -> None:
+    async with world.host(templates=["another"]):
+        answer = await world.api.post("/v1/sandboxes", {})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_hosts_available")
+    assert answer.json()["error"]["message"] == "no host has template minimal yet"
 
 
 async def test_no_room(world: World) -> None:
@@ -202,6 +211,7 @@ async def test_no_room(world: World) -> None:
         await world.new_sandbox()
         answer = await world.api.post("/v1/sandboxes", {})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_hosts_available")
+        assert "ask for less memory" in answer.json()["error"]["hint"]
         assert (await held(world, agent))[0] == 1
 
 

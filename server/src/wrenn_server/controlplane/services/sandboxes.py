@@ -18,7 +18,7 @@ from wrenn_server.controlplane.services import egress, outcomes, placing, templa
 from wrenn_server.controlplane.services.idempotency import Claim, Effect
 from wrenn_server.controlplane.services.templates import Resolved
 from wrenn_server.db import hosts as db_hosts
-from wrenn_server.db import listing, transitions
+from wrenn_server.db import listing, placement, transitions
 from wrenn_server.db import sandboxes as db_sandboxes
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db.pool import DatabaseUnavailable
@@ -251,6 +251,15 @@ async def _no_host(cp: ControlPlane, wanted: Wanted, found: Resolved) -> Unavail
             code="no_hosts_available",
         )
     traits = ["of the team's own"] if own else []
+    online, with_image = await placement.online(cp.db, wanted.team_id, found.image)
+    if not with_image:
+        return Unavailable(
+            " ".join(("no host", *traits, f"has template {wanted.template} yet" if online else "is online")),
+            code="no_hosts_available",
+            hint="a host that was just added makes it in its first minute: try again then"
+            if online
+            else "add a host, or see in `wrenn host list` why those that there are do not take sandboxes",
+        )
     if wanted.host_tags:
         traits.append(f"with the tags {', '.join(sorted(set(wanted.host_tags)))}")
     if wanted.availability_zone is not None:
