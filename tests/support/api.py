@@ -82,24 +82,27 @@ class Client:
 def check_request(method: str, path: str, body: Any) -> None:
     template = _template(path)
     schema = f"{_pointer(template, method)}/requestBody/content/application~1json/schema"
-    _validate(schema, body)
+    validate(schema, body)
 
 
 def check_response(method: str, path: str, response: httpx2.Response) -> None:
-    """Status documented, body as documented, `X-Request-Id` there; every error a problem."""
+    """Status documented, body as documented, `X-Request-Id` there; every error a problem, with a code that is documented."""
     assert response.headers.get("x-request-id"), f"{method} {path} has no X-Request-Id"
+    status = str(response.status_code)
     if response.status_code >= 400:
         body = response.json()
-        _validate("#/components/schemas/Problem", body)
+        validate("#/components/schemas/Problem", body)
         assert body["error"]["request_id"] == response.headers["x-request-id"]
+        codes = _codes(method, path, status)
+        assert body["error"]["code"] in codes, f"{method} {path}: {status} {body} is not documented"
         return
     template = _template(path)
     operation = DESCRIPTION["paths"][template][method.lower()]
-    status = str(response.status_code)
     assert status in operation["responses"], f"{method} {template} answered {status}, which is not documented"
-    content = operation["responses"][status].get("content", {})
+    answer = operation["responses"][status]
+    content = answer.get("content", {})
     if "application/json" in content:
-        _validate(
+        validate(
             f"{_pointer(template, method)}/responses/{status}/content/application~1json/schema",
             response.json(),
         )
@@ -107,11 +110,32 @@ def check_response(method: str, path: str, response: httpx2.Response) -> None:
         assert response.content == b"", f"{method} {template} answered {status} with a body"
 
 
-def _template(path: str) -> str:
+def _codes(method: str, path: str, status: str) -> list[str]:
+    """Of problems; also of what is no operation."""
+    if not _templates(path):
+        return ["not_found"]
+    operation = DESCRIPTION["paths"][_template(path)].get(method.lower())
+    if operation is None:
+        return ["method_not_allowed"]
+    return resolved(operation["responses"].get(status, {"x-codes": []}))["x-codes"]
+
+
+def resolved(answer: dict[str, Any]) -> dict[str, Any]:
+    """One of `responses` that may be a reference to one that many have."""
+    if "$ref" in answer:
+        return DESCRIPTION["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+    return answer
+
+
+def _templates(path: str) -> list[str]:
     bare = path.partition("?")[0]
+    return [template for pattern, template in _PATHS if pattern.fullmatch(bare)]
+
+
+def _template(path: str) -> str:
+    found = _templates(path)
+    assert found, f"{path} is not in the description"
     # A fixed word wins over a parameter, as in `/v1/hosts/register`.
-    found = [template for pattern, template in _PATHS if pattern.fullmatch(bare)]
-    assert found, f"{bare} is not in the description"
     return min(found, key=lambda template: template.count("{"))
 
 
@@ -120,7 +144,7 @@ def _pointer(template: str, method: str) -> str:
     return f"#/paths/{escaped}/{method.lower()}"
 
 
-def _validate(pointer: str, value: Any) -> None:
+def validate(pointer: str, value: Any) -> None:
     validator = Draft202012Validator(
         {"$ref": f"{_URN}{pointer}"}, registry=_REGISTRY, format_checker=FormatChecker()
     )

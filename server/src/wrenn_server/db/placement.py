@@ -65,12 +65,11 @@ async def choices(
 
 async def online(db: Executor, team_id: str, image: str) -> tuple[int, int]:
     """How many hosts take sandboxes of the team, full or not; and how many of them have the image."""
-    record = await db.fetchrow(
+    [record] = await db.fetch(
         """SELECT count(*) AS all, count(*) FILTER (WHERE templates @> ARRAY[$2]) AS with_image FROM hosts
             WHERE status = 'online' AND NOT draining AND team_id IS NOT DISTINCT FROM
                   (SELECT o.team_id FROM hosts o WHERE o.team_id = $1 AND o.status <> 'pending' LIMIT 1)""",
         team_id,
         image,
     )
-    assert record is not None  # an aggregate
     return record["all"], record["with_image"]

@@ -20,7 +20,7 @@ from wrenn_server.controlplane import (
     schema_pools,
     schema_usage,
 )
-from wrenn_server.controlplane.api import idempotency
+from wrenn_server.controlplane.api import described, idempotency
 from wrenn_server.controlplane.config import VERSION
 from wrenn_server.wire import agent
 
@@ -94,19 +94,19 @@ def describe(app: Litestar) -> dict[str, Any]:
         **_components(set(document["components"]["schemas"])),
         "Problem": _PROBLEM,
     }
-    problem = {"$ref": "#/components/schemas/Problem"}
+    document["components"]["responses"] = described.shared()
+    document["components"]["examples"] = described.examples()
+    _name_keys(document["paths"])
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("400", None)
             operation["responses"].get("204", {}).pop("content", None)
-            operation["responses"]["default"] = {
-                "description": "A problem",
-                "content": {"application/json": {"schema": problem}},
-            }
+            once = any(parameter["name"] == idempotency.NAME for parameter in operation.get("parameters", ()))
+            operation["responses"] |= described.responses(described.problems_of(operation, once=once))
+            _exemplify(operation, described.EXAMPLES.get(operation["operationId"], {}))
             if "requestBody" in operation and not _has_required_data(document, operation):
                 operation["requestBody"]["required"] = False
     paths = document["paths"]
-    _name_keys(paths)
     paths["/v1/sandboxes/{sandbox_id}/files/write"]["post"]["requestBody"] = {
         "required": True,
         "content": {"multipart/form-data": {"schema": _UPLOAD}},
@@ -125,6 +125,14 @@ def describe(app: Litestar) -> dict[str, Any]:
             }
         }
     return document
+
+
+def _exemplify(operation: dict[str, Any], example: dict[str, Any]) -> None:
+    if "request" in example:
+        operation["requestBody"]["content"]["application/json"]["example"] = example["request"]
+    if "response" in example:
+        answers = (answer for status, answer in operation["responses"].items() if status.startswith("2"))
+        next(answers)["content"]["application/json"]["example"] = example["response"]
 
 
 def _name_keys(paths: dict[str, Any]) -> None:
