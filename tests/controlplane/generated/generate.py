@@ -4,6 +4,9 @@ Standard input has a Plan, standard output gets a Report. The ids and words of a
 are made up: nearly nothing exists by a generated name.
 """
 
+# pyright: basic, reportMissingImports=false
+# What it imports is in its own environment, not in that of the type checker.
+
 import json
 import random
 import sys
@@ -71,9 +74,10 @@ class Run:
         self.session = requests.Session()
         self.session.trust_env = False
         self.report: Report = {"sent": 0, "answers": {}, "findings": []}
+        self.document = json.loads(Path(plan["description"]).read_text())
 
     def all(self) -> Report:
-        schema = schemathesis.openapi.from_dict(json.loads(Path(self.plan["description"]).read_text()))
+        schema = schemathesis.openapi.from_dict(self.document)
         schema.config.generation.update(with_security_parameters=False)  # ours would not be looked at
         found = {one.ok().label: one.ok() for one in schema.get_all_operations()}
         modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
@@ -131,6 +135,15 @@ class Run:
                 self.note(case, response, failure)
         except Failure as failure:
             self.note(case, response, failure)
+        if response.status_code >= 400 and code(response) not in self.codes(label, response.status_code):
+            self.note(case, response, ValueError("this code is not described"))
+
+    def codes(self, label: str, status: int) -> list[str]:
+        method, _, path = label.partition(" ")
+        answer = self.document["paths"][path][method.lower()]["responses"].get(str(status), {})
+        if "$ref" in answer:
+            answer = self.document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+        return answer.get("x-codes", [])
 
     def note(self, case: Case, response: Response, failure: BaseException) -> None:
         body = response.content[:400].decode(errors="replace")

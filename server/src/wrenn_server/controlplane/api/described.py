@@ -14,6 +14,7 @@ from wrenn_server.model.errors import BY_STATUS
 
 EVERY: dict[int, tuple[str, ...]] = {
     400: ("invalid_request",),
+    431: ("unsupported",),
     500: ("internal_error",),
     503: ("database_unavailable", "overloaded", "stopping"),
 }
@@ -26,8 +27,13 @@ SENT = {413: ("too_large",), 415: ("unsupported_media_type",)}
 ONCE = {400: ("invalid_idempotency_key",), 409: ("idempotency_key_in_use", "idempotency_key_reused")}
 """With an `Idempotency-Key`."""
 
-NAMED = {404: ("not_found",)}
-"""With something in its path."""
+NAMED = {
+    "host_id": "host_not_found",
+    "provider": "provider_not_found",
+    "sandbox_id": "sandbox_not_found",
+    "snapshot_id": "snapshot_not_found",
+}
+"""A 404 by what is in its path; beside `not_found`, which all have."""
 COMMANDED: dict[int, tuple[str, ...]] = {
     409: ("invalid_state",),
     500: ("agent_error",),
@@ -72,13 +78,14 @@ def problems_of(operation: dict[str, Any], *, once: bool) -> dict[int, list[str]
     :param once: it takes an `Idempotency-Key`
     """
     found: dict[int, set[str]] = {}
+    named = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"]
     own = {int(status): codes for status, codes in OWN.get(operation["operationId"], {}).items()}
     for part, applies in (
         (EVERY, True),
         (SECURED, bool(operation.get("security"))),
         (SENT, "requestBody" in operation),
         (ONCE, once),
-        (NAMED, any(one["in"] == "path" for one in operation.get("parameters", ()))),
+        ({404: ["not_found", *(NAMED[name] for name in named if name in NAMED)]}, bool(named)),
         (COMMANDED, operation["operationId"] in COMMANDS),
         (ASKED, operation["operationId"] in QUESTIONS),
         (own, True),
