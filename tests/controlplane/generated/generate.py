@@ -74,6 +74,8 @@ class Run:
         self.session = requests.Session()
         self.session.trust_env = False
         self.report: Report = {"sent": 0, "answers": {}, "findings": []}
+        self.noted: set[tuple[object, ...]] = set()
+        """One finding of a kind is enough to read."""
         self.document = json.loads(Path(plan["description"]).read_text())
 
     def all(self) -> Report:
@@ -151,6 +153,10 @@ class Run:
         return answer.get("x-codes", [])
 
     def note(self, case: Case, response: Response, failure: BaseException) -> None:
+        kind = (case.operation.label, type(failure), response.status_code, code(response))
+        if kind in self.noted:
+            return
+        self.noted.add(kind)
         body = response.content[:400].decode(errors="replace")
         self.report["findings"].append(
             f"{type(failure).__name__}: {failure}\n{case.as_curl_command()}\n{response.status_code} {body}"

@@ -22,6 +22,8 @@ SECURED = {
     401: ("invalid_api_key", "session_ended", "token_expired", "unauthorized"),
     403: ("account_disabled", "csrf", "forbidden", "role_required", "scope_required"),
 }
+BY_HOSTS = {401: ("host_removed", "token_replaced", "unauthorized"), 403: ("forbidden",)}
+"""With a host's token."""
 SENT = {413: ("too_large",), 415: ("unsupported_media_type",)}
 """With a body."""
 ONCE = {400: ("invalid_idempotency_key",), 409: ("idempotency_key_in_use", "idempotency_key_reused")}
@@ -58,6 +60,8 @@ ASKED = {
 """What a guest, or the way to it, may add to `QUESTIONS`."""
 QUESTIONS = frozenset({"exec", "killProcess", "listFiles", "listProcesses", "readFile", "writeFile"})
 
+_HOSTS = [{"host": []}]
+
 
 def _data(name: str) -> dict[str, Any]:
     return json.loads((resources.files("wrenn_server.controlplane.api") / name).read_text())
@@ -78,11 +82,13 @@ def problems_of(operation: dict[str, Any], *, once: bool) -> dict[int, list[str]
     :param once: it takes an `Idempotency-Key`
     """
     found: dict[int, set[str]] = {}
+    security = operation.get("security")
     named = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"]
     own = {int(status): codes for status, codes in OWN.get(operation["operationId"], {}).items()}
     for part, applies in (
         (EVERY, True),
-        (SECURED, bool(operation.get("security"))),
+        (SECURED, bool(security) and security != _HOSTS),
+        (BY_HOSTS, security == _HOSTS),
         (SENT, "requestBody" in operation),
         (ONCE, once),
         ({404: ["not_found", *(NAMED[name] for name in named if name in NAMED)]}, bool(named)),
