@@ -60,7 +60,7 @@ ASKED = {
 """What a guest, or the way to it, may add to `QUESTIONS`."""
 QUESTIONS = frozenset({"exec", "killProcess", "listFiles", "listProcesses", "readFile", "writeFile"})
 
-_HOSTS = [{"host": []}]
+_HOSTS: list[dict[str, list[str]]] = [{"host": []}]
 
 
 def _data(name: str) -> dict[str, Any]:
