@@ -167,6 +167,8 @@ async def test_what_rests_on_a_lost_host_goes_on_elsewhere(
         await reconcile_hosts.converge(world.cp)
 
         second = await stack.enter_async_context(host(world, guest_images, tmp_path / "2", 2))
+        [other] = [one.id for one in await db_hosts.listing(world.cp.db) if one.id != row.id]
+        await eventually(lambda: online(world, other))
         for sandbox_id in ids:
             assert await world.state(sandbox_id) == "paused"
             answer = await world.api.post(f"/v1/sandboxes/{sandbox_id}/resume")
