@@ -72,7 +72,7 @@ class Hosts:
         """For ever. :param phase: 0 to 1: where in its rhythm it begins"""
         loop = asyncio.get_running_loop()
         beats_at = loop.time() + phase * heartbeat.INTERVAL
-        sends_at = loop.time() + phase * heartbeat.INTERVAL % sampler.INTERVAL
+        sends_at = loop.time() + phase * heartbeat.INTERVAL % sampler.SEND_INTERVAL
         while True:
             due = min(beats_at, sends_at) if usage else beats_at
             await asyncio.sleep(due - loop.time())
@@ -82,7 +82,7 @@ class Hosts:
                 await self.beat(number)
                 note(f"beat {name}", (time.perf_counter() - began) * 1000)
             else:
-                sends_at = max(sends_at + sampler.INTERVAL, loop.time())
+                sends_at = max(sends_at + sampler.SEND_INTERVAL, loop.time())
                 await self.send(number)
                 note(f"batch {name}", (time.perf_counter() - began) * 1000)
 
@@ -96,14 +96,16 @@ class Hosts:
         await self._post(host, "heartbeat", beat)
 
     async def send(self, number: int) -> None:
-        """A sample of each that runs, of the last few seconds."""
+        """What was sampled of each that runs since the last time, in the order of an agent's."""
         host, now = self._hosts[number], time.time()
+        ages = [n * sampler.INTERVAL for n in range(round(sampler.SEND_INTERVAL / sampler.INTERVAL))]
         samples = [
             agent.Sample(
-                sandbox_id=one.id, at=now, cpu_count=one.vcpus, cpu_used_pct=3.5, mem_used=200 << 20,
+                sandbox_id=one.id, at=now - age, cpu_count=one.vcpus, cpu_used_pct=3.5, mem_used=200 << 20,
                 mem_total=one.memory_mb << 20, mem_cache=50 << 20, disk_used=300 << 20, disk_total=one.disk_mb << 20,
                 seconds=sampler.INTERVAL, egress_bytes=1234,
             )
+            for age in reversed(ages)
             for one in host.measured
         ]  # fmt: skip
         if samples:

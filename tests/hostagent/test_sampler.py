@@ -25,6 +25,7 @@ HONEST = b"""{"ts": 1, "cpu_count": 1, "cpu_used_pct": 12.5, "mem_total": 100000
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "INTERVAL", 0.02)
+    monkeypatch.setattr(sampler, "SEND_INTERVAL", 0.02)
     monkeypatch.setattr(sampler, "SETTLING", 0.01)
     monkeypatch.setattr(sampler, "LONGEST_PAUSE", 0.02)
 

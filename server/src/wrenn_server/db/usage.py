@@ -7,6 +7,7 @@ import msgspec
 
 from wrenn_server.db import leases
 from wrenn_server.db.pool import Connection, Executor, row, rows
+from wrenn_server.db.samples import as_json
 from wrenn_server.wire.agent import Sample
 
 
@@ -75,21 +76,19 @@ async def count(tx: Connection, host_id: str, samples: Sequence[Sample]) -> None
     await tx.execute(
         f"""INSERT INTO usage_days AS u (sandbox_id, day, team_id, cpu_ms, memory_mb_ms, disk_mb_ms, egress_bytes)
             SELECT s.id, (to_timestamp(n.at) AT TIME ZONE 'UTC')::date AS day, s.team_id,
-                   least(sum(n.cpu_ms), $1::bigint), least(sum(n.memory), $1), least(sum(n.disk), $1),
-                   least(sum(n.egress), $1)
-              FROM unnest($3::text[], $4::float8[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-                AS n (sandbox_id, at, cpu_ms, memory, disk, egress)
+                   least(sum(least(round(n.cpu_used_pct * n.cpu_count * n.seconds * 10), $1)::bigint), $1::bigint),
+                   least(sum(least(round(n.mem_used / 1048576.0::float8 * n.seconds * 1000), $1)::bigint), $1),
+                   least(sum(least(round(n.disk_used / 1048576.0::float8 * n.seconds * 1000), $1)::bigint), $1),
+                   least(sum(n.egress_bytes), $1)
+              FROM json_to_recordset($3::json)
+                AS n (sandbox_id text, at float8, cpu_count int, cpu_used_pct float8, mem_used bigint, disk_used bigint,
+                      seconds float8, egress_bytes bigint)
               JOIN sandboxes s ON s.id = n.sandbox_id AND s.host_id = $2
              GROUP BY s.id, day, s.team_id ORDER BY s.team_id, day, s.id
             {_ADD}""",  # noqa: S608 - text of ours
         _MOST,
         host_id,
-        [s.sandbox_id for s in samples],
-        [s.at for s in samples],
-        [_whole(s.cpu_used_pct * s.cpu_count * s.seconds * 10) for s in samples],
-        [_whole(s.mem_used / _MIB * s.seconds * 1000) for s in samples],
-        [_whole(s.disk_used / _MIB * s.seconds * 1000) for s in samples],
-        [s.egress_bytes for s in samples],
+        as_json(samples),
     )
 
 
@@ -199,11 +198,6 @@ async def expire_epochs(tx: Connection, keep_sec: float) -> None:
     await tx.execute("DELETE FROM sample_epochs WHERE seen_at < now() - make_interval(secs => $1)", keep_sec)
 
 
-def _whole(value: float) -> int:
-    return min(round(value), _MOST)
-
-
-_MIB = 1 << 20
 _MOST = 10**18
 """In a sample, a sum or a day. No real one comes near, whatever a host may say; the sum of two stays within 64 bits."""
 _GAPS_MAX = 100
