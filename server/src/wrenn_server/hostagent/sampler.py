@@ -37,8 +37,8 @@ from wrenn_server.wire import envd
 INTERVAL = 5.0
 """Seconds between two samples of a sandbox."""
 SEND_INTERVAL = 10.0
-"""Seconds between two batches. Of 1,000 hosts with 75 running sandboxes each, batches every 5 s took a control plane
-0.58 cores (`bench/scale.py`); two samples of a sandbox at once cost little more than one."""
+"""Seconds between two batches. With 1,000 hosts of 75 running sandboxes, batches every 5 s took a control plane 0.58 cores
+and 15 % came too late; every 10 s 0.51 and none did (`bench/scale.py`)."""
 SETTLING = 0.5
 """Seconds from a start to the first question, whose answer only sets the beginning of the first sample's time: guests
 count their processor's time since the question before, and a restored one would begin with its template's boot."""
