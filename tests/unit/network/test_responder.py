@@ -1,6 +1,7 @@
 """The resolver of a sandbox, before a resolver that a test plays."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import cast
@@ -102,6 +103,19 @@ async def test_questions_beyond_the_bound_are_dropped() -> None:
     played.go.set()
     await asyncio.gather(*asked._tasks)
     assert len(answers) == QUESTIONS
+
+
+async def test_its_sockets_are_closed_when_it_ends() -> None:
+    """Whoever takes the slot next listens at the same address."""
+    udp, tcp = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
+    for sock in (udp, tcp):
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+    address = udp.getsockname()
+    async with responder().serving(udp, tcp):
+        pass
+    with socket.socket(type=socket.SOCK_DGRAM) as after:
+        after.bind(address)
 
 
 def test_what_was_given_is_remembered_for_its_time() -> None:

@@ -53,16 +53,18 @@ class Responder:
     async def serving(self, udp: socket.socket, tcp: socket.socket) -> AsyncGenerator[None]:
         """:param udp, tcp: bound, and closed in the end"""
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
+        transport, datagrams = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
         server = await asyncio.start_server(self._connected, sock=tcp, limit=MAX_QUESTION)
         try:
             yield
         finally:
-            transport.close()
+            transport.abort()
             server.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            # The transport closes its socket in a later turn of the loop, however it is asked to.
+            await datagrams.lost.wait()
 
     def asked(self, question: bytes, answered: Callable[[bytes], None]) -> None:
         """Over UDP."""
@@ -153,9 +155,13 @@ class Responder:
 class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, responder: Responder) -> None:
         self._responder = responder
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         self._responder.asked(data, lambda answer: self._transport.sendto(answer, addr))
