@@ -17,7 +17,7 @@ from wrenn_server.db.pool import Database
 from wrenn_server.hostagent.simulated import SimulatedAgent
 from wrenn_server.model.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unauthorized
 from wrenn_server.model.ids import new_sandbox_id
-from wrenn_server.wire.agent import Sample, Samples
+from wrenn_server.wire.agent import SAMPLES_MAX, Sample, Samples
 
 NOW = 1_800_000_000.0
 
@@ -90,12 +90,12 @@ async def test_a_host_speaks_for_its_own_sandboxes_alone(world: World, host: Sim
 async def test_a_batch_has_a_bound(world: World, host: SimulatedAgent) -> None:
     sandbox_id = (await world.new_sandbox())["id"]
     at = time.time()
-    await send(host, [sample(sandbox_id, at - n / 100) for n in range(samples.BATCH_MAX)])
-    assert await stored(world.cp.db) == samples.BATCH_MAX
+    await send(host, [sample(sandbox_id, at - n / 100) for n in range(SAMPLES_MAX)])
+    assert await stored(world.cp.db) == SAMPLES_MAX
     with pytest.raises(InvalidRequest):
-        await send(host, [sample(sandbox_id, at) for _ in range(samples.BATCH_MAX + 1)])
+        await send(host, [sample(sandbox_id, at) for _ in range(SAMPLES_MAX + 1)])
     with pytest.raises(TooLarge):
-        await send(host, [sample(sandbox_id, at) for _ in range(5 * samples.BATCH_MAX)])
+        await send(host, [sample(sandbox_id, at) for _ in range(5 * SAMPLES_MAX)])
 
 
 @pytest.mark.parametrize(

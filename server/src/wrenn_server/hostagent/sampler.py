@@ -44,8 +44,6 @@ SETTLING = 0.5
 count their processor's time since the question before, and a restored one would begin with its template's boot."""
 LONGEST_PAUSE = 60.0
 """Seconds between two questions to a guest that does not answer; doubling from the interval."""
-STANDS_FOR = 600.0
-"""Seconds that one sample counts for at most, after a guest has not answered for long."""
 AT_ONCE, TURN = 4, 0.25
 """Questions at one time, and the seconds after which one that is not answered yet lets the next one go ahead."""
 KEPT = 50_000
@@ -193,7 +191,7 @@ class _Since:
 
     def until(self, now: float, sent: int) -> tuple[float, int]:
         """Seconds and bytes since then; from now on it counts from here."""
-        seconds, more = min(now - self.at, STANDS_FOR), max(0, sent - self.sent)
+        seconds, more = min(now - self.at, wire.SAMPLE_SECONDS_MAX), max(0, sent - self.sent)
         self.at, self.sent = now, sent
         return seconds, more
 

@@ -310,6 +310,12 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     """Of the data directory on its machine: two that have the same credentials differ in it."""
 
 
+SAMPLES_MAX = 10_000
+"""In one batch."""
+SAMPLE_SECONDS_MAX = 600.0
+"""That one sample counts for, after a guest has not answered for long."""
+
+
 class Sample(msgspec.Struct, kw_only=True):
     """What one sandbox used at one moment, as its guest tells; bounded by the agent."""
 
@@ -326,14 +332,14 @@ class Sample(msgspec.Struct, kw_only=True):
     disk_total: int
     """All five in bytes."""
     seconds: float = 0.0
-    """That it stands for: since the sandbox's sample before, or since it runs here."""
+    """That it stands for: since the sandbox's sample before, or since it runs here; at most `SAMPLE_SECONDS_MAX`."""
     egress_bytes: int = 0
     """Sent out of its network namespace in that time."""
 
 
 class Samples(msgspec.Struct, kw_only=True):
     samples: list[Sample]
-    """At most 10,000, in the order in which they were taken."""
+    """At most `SAMPLES_MAX`, in the order in which they were taken."""
     epoch: float = 0.0
     """Names the agent process whose numbers these are: Unix seconds of its start."""
     first: int = 0

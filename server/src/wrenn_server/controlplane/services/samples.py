@@ -14,17 +14,14 @@ from wrenn_server.db import usage as db_usage
 from wrenn_server.db.hosts import HostRow
 from wrenn_server.db.samples import SampleRow
 from wrenn_server.model.errors import InvalidRequest
-from wrenn_server.wire.agent import Sample, Samples
+from wrenn_server.wire.agent import SAMPLE_SECONDS_MAX, SAMPLES_MAX, Sample, Samples
 
 KEEP_SEC = 7 * 24 * 3600.0
-BATCH_MAX = 10_000
 POINTS_MAX = 1000
 """Samples in an answer."""
 _AHEAD_SEC = 300.0
 """How far a host's clock may be ahead of ours."""
 _CPUS_MAX = 4096
-_SECONDS_MAX = 600.0
-"""That one sample may stand for, as agents have it."""
 _EGRESS_MAX = 2**43
 """Bytes in that time: more than 100 Gbit/s."""
 
@@ -38,8 +35,8 @@ async def take(cp: ControlPlane, host: HostRow, batch: Samples) -> None:
 
     :raises InvalidRequest: more than fit into one batch, or numbers that are none
     """
-    if len(batch.samples) > BATCH_MAX:
-        raise InvalidRequest(f"{len(batch.samples)} samples: at most {BATCH_MAX} go into one call")
+    if len(batch.samples) > SAMPLES_MAX:
+        raise InvalidRequest(f"{len(batch.samples)} samples: at most {SAMPLES_MAX} go into one call")
     if not (0 <= batch.first < 2**62 and math.isfinite(batch.epoch)):
         raise InvalidRequest("first and epoch must be numbers of samples and of an agent's start")
     now = time.time()
@@ -95,6 +92,6 @@ def plausible(sample: Sample, now: float) -> bool:
         and 0 < sample.cpu_count <= _CPUS_MAX
         and 0 <= sample.cpu_used_pct <= 100  # also false for NaN
         and all(0 <= size < 2**63 for size in sizes)
-        and 0 <= sample.seconds <= _SECONDS_MAX
+        and 0 <= sample.seconds <= SAMPLE_SECONDS_MAX
         and 0 <= sample.egress_bytes < _EGRESS_MAX
     )
