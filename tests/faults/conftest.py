@@ -12,8 +12,8 @@ from support.programs import port
 __all__ = ["database_url", "port", "postgres"]
 
 
-@pytest.fixture(scope="session")
-def session_installation(
+@pytest.fixture(scope="module")
+def module_installation(
     guest_images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[Installation]:
     installation = Installation.at(AgentProcess(tmp_path_factory.mktemp("faults"), guest_images))
@@ -23,6 +23,6 @@ def session_installation(
 
 
 @pytest.fixture
-async def installation(session_installation: Installation) -> AsyncGenerator[Installation]:
-    yield session_installation
-    await session_installation.tidy()
+async def installation(module_installation: Installation) -> AsyncGenerator[Installation]:
+    yield module_installation
+    await module_installation.tidy()
