@@ -3,14 +3,16 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wrenn_server.linux.process import Process, User, confined, spawn
 
 
-async def output(argv: list[str], **options: dict[str, str]) -> tuple[int | None, str]:
+async def output(argv: list[str], **options: Any) -> tuple[int | None, str]:
     reader, writer = os.pipe()
     process = spawn(argv, fds={1: writer, 2: writer}, **options)
     os.close(writer)
@@ -50,6 +52,30 @@ async def test_descriptors_get_the_numbers_they_are_wanted_at() -> None:
     assert (os.read(first[0], 10), os.read(second[0], 10)) == (b"one", b"two")
     for fd in (*first, *second):
         os.close(fd)
+
+
+@pytest.mark.parametrize("turn", [None, 0.02])
+async def test_a_program_with_turns_of_its_own_interrupts_nobody(turn: float | None) -> None:
+    ask = "import os; print(os.sched_getscheduler(0) == os.SCHED_BATCH)"
+    # Through a shell: what it starts in its turn is like it.
+    code, text = await output(["/bin/sh", "-c", f"{sys.executable} -c '{ask}'; true"], turn=turn)
+    assert (code, text) == (0, f"{turn is not None}\n")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+KERNEL = tuple(int(number) for number in os.uname().release.split(".")[:2])
+
+
+@pytest.mark.skipif(KERNEL < (6, 12), reason="kernels before Linux 6.12 leave turns as they are")
+@pytest.mark.skipif(
+    not Path("/proc/self/sched").exists(), reason="this kernel does not tell how it schedules"
+)
+async def test_its_turns_are_as_long_as_it_wants() -> None:
+    """As the kernel tells them."""
+    code, text = await output(["grep", "se.slice", "/proc/self/sched"], turn=0.02)
+    assert (code, text.split()[-1]) == (0, "20000000")
+    [ours] = [line for line in Path("/proc/thread-self/sched").read_text().splitlines() if "se.slice" in line]
+    assert ours.split()[-1] != "20000000"
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", -9), ("true", 0)])

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wrenn_server.linux import scheduler
+
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _SIGNALS_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 OUTPUT_LIMIT = 64 * 1024 * 1024
@@ -210,11 +212,18 @@ class Process:
             self._pidfd = -1
 
 
-def spawn(argv: Sequence[str], *, fds: Mapping[int, int], env: Mapping[str, str] | None = None) -> Process:
+def spawn(
+    argv: Sequence[str],
+    *,
+    fds: Mapping[int, int],
+    env: Mapping[str, str] | None = None,
+    turn: float | None = None,
+) -> Process:
     """Starts a program in its own session; it outlives us.
 
     `fds` maps its file descriptors to ours; everything else is closed, an absent 0, 1 or 2 is /dev/null. Its
     environment is `env` and nothing else. It inherits the namespaces of the calling thread. Blocks for 1 ms or so.
+    `turn`: seconds, as `scheduler.batch`.
     :raises OSError: the program cannot be executed.
     """
     with contextlib.ExitStack() as stack:
@@ -230,6 +239,8 @@ def spawn(argv: Sequence[str], *, fds: Mapping[int, int], env: Mapping[str, str]
             lifted = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, max(wanted) + 1)
             stack.callback(os.close, lifted)
             actions.append((os.POSIX_SPAWN_DUP2, lifted, target))
+        if turn is not None:
+            stack.enter_context(scheduler.batch(turn))
         pid = os.posix_spawnp(argv[0], list(argv), dict(env or {"PATH": _CLEAN_ENV["PATH"]}), file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=_SIGNALS_PYTHON_IGNORES)  # fmt: skip
     # Not `open`: the child may have ended already, and its exit code is still to be had.

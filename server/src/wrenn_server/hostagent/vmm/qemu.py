@@ -50,6 +50,10 @@ from wrenn_server.linux.tsc import tsc_khz
 MIB = 1 << 20
 CONSOLE_FIFO, LOG_FIFO, MONITOR_SOCKET = "console", "log", "qmp"
 """In the VM's directory."""
+_TURN = 0.02
+"""Seconds for which an emulator keeps a processor. Emulators that take turns at every wake-up and every few ms lose what
+the caches had for them: ten started at once on two processors took 5.7 s of processor time, this way 4.3 (4.7 one by one),
+and a command beside four busy guests 155 ms, this way 83; nobody else waits longer."""
 _PIDS_MAX = 160
 """vCPUs, QEMU's own threads and its block worker pool (up to 64 a drive)."""
 
@@ -245,7 +249,11 @@ class QemuDriver:
             netns.enter(self._empty_netns)
             argv = command(self._binary, place.id, machine, append=append)
             user = User(uid=place.uid, gid=place.gid, groups=self._groups)
-            started.process = spawn(confined(argv, user=user, cgroup=started.cgroup.procs), fds=fds)
+            started.process = spawn(
+                confined(argv, user=user, cgroup=started.cgroup.procs),
+                fds=fds,
+                turn=_TURN if machine.accel is Accel.TCG else None,
+            )
             # The kernel queues the connection and our first command until QEMU gets there: nothing to wait for.
             started.monitor = _connect(place.directory)
 
