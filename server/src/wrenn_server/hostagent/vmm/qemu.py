@@ -50,10 +50,10 @@ from wrenn_server.linux.tsc import tsc_khz
 MIB = 1 << 20
 CONSOLE_FIFO, LOG_FIFO, MONITOR_SOCKET = "console", "log", "qmp"
 """In the VM's directory."""
-_TURN = 0.02
+_TURN = 0.05
 """Seconds for which an emulator keeps a processor. Emulators that take turns at every wake-up and every few ms lose what
-the caches had for them: ten started at once on two processors took 5.7 s of processor time, this way 4.3 (4.7 one by one),
-and a command beside four busy guests 155 ms, this way 83; nobody else waits longer."""
+the caches had for them: ten started at once on two processors took 5.8 s of processor time, this way 4.0 (4.7 one by one),
+and a command beside four busy guests 155 ms, this way 71; programs with turns as usual wait no longer than before."""
 _PIDS_MAX = 160
 """vCPUs, QEMU's own threads and its block worker pool (up to 64 a drive)."""
 
