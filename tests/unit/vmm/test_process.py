@@ -1,6 +1,7 @@
 """Programs that outlive us."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from wrenn_server.linux import scheduler
 from wrenn_server.linux.process import Process, User, confined, spawn
 
 
@@ -61,6 +63,14 @@ async def test_a_program_with_turns_of_its_own_interrupts_nobody(turn: float | N
     code, text = await output(["/bin/sh", "-c", f"{sys.executable} -c '{ask}'; true"], turn=turn)
     assert (code, text) == (0, f"{turn is not None}\n")
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+async def test_where_turns_are_forbidden_it_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(policy: int, turn: float) -> None:
+        raise PermissionError(errno.EPERM, "sched_setattr: Operation not permitted")
+
+    monkeypatch.setattr(scheduler, "_set", forbidden)
+    assert await output(["echo", "alive"], turn=0.02) == (0, "alive\n")
 
 
 KERNEL = tuple(int(number) for number in os.uname().release.split(".")[:2])

@@ -17,11 +17,15 @@ _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 def batch(turn: float) -> Generator[None]:
     """What this thread starts meanwhile, and all its threads, is taken for programs that compute more than they wait: when
     they wake up they interrupt nobody, and they keep a processor for `turn` seconds once they have it, unless a program
-    with shorter turns wants it.
+    with shorter turns wants it. Where that is forbidden, as it may be in a container, they are like any others.
 
     :param turn: 0.0001 to 0.1; kernels before Linux 6.12 leave turns as they are
-    :raises OSError: the kernel refused"""
-    _set(os.SCHED_BATCH, turn)
+    :raises OSError: the kernel does not know what is asked of it"""
+    try:
+        _set(os.SCHED_BATCH, turn)
+    except PermissionError:
+        yield
+        return
     try:
         yield
     finally:
