@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -355,3 +356,57 @@ async def test_a_full_disk_fails_the_snapshot_and_the_vm_goes_on(
 
 def digest(directory: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(directory.iterdir())}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with little room, empty."""
+    file, directory = tmp_path / "disk", tmp_path / "small"
+    directory.mkdir()
+    with file.open("wb") as new:
+        new.truncate(256 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", file], check=True)
+    subprocess.run(["mount", "-o", "loop", file, directory], check=True)
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@pytest.fixture
+def cramped(small_disk: Path) -> Iterator[VmPlaces]:
+    yield from vm_places(small_disk / "places")
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "pause"])
+async def test_a_guest_waits_while_the_disk_is_full(
+    driver: QemuDriver, small_disk: Path, cramped: VmPlaces, template: Template, meanwhile: str
+) -> None:
+    """QEMU stops a guest whose write has no room on the host; it goes on when there is some, and has lost nothing."""
+    ballast = small_disk / "ballast"
+    where = cramped.make()
+    async with driver.restore(template.spec(where), where.place, template.snapshot) as vm:
+        await ready(where)
+        with ballast.open("wb") as file, contextlib.suppress(OSError):
+            while file.write(bytes(1 << 20)):
+                file.flush()
+        monitor, stopped = vm._monitor, asyncio.Event()
+        heard = monitor.on_event
+
+        def listen(name: str, data: dict[str, Any]) -> None:
+            heard(name, data)
+            if name == "BLOCK_IO_ERROR":
+                stopped.set()
+
+        monitor.on_event = listen
+        write = "dd if=/dev/urandom of=/root/big bs=1M count=8 conv=fsync"
+        writing = asyncio.create_task(run(where, write))
+        async with asyncio.timeout(60):
+            await stopped.wait()
+        if meanwhile == "pause":
+            await vm.pause()
+        ballast.unlink()
+        if meanwhile == "pause":
+            await vm.resume()
+        async with asyncio.timeout(60):
+            await writing
+            look = "stat -c %s /root/big; touch /root/more && echo writable"
+            assert await run(where, look) == f"{8 << 20}\nwritable\n"

@@ -1,10 +1,13 @@
 """One running QEMU."""
 
 import asyncio
+import math
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import structlog
 
 from wrenn_server.hostagent.vmm import memory_image
 from wrenn_server.hostagent.vmm.base import Place, VmmError
@@ -21,10 +24,14 @@ _START_TIMEOUT = 30.0
 """Seconds until QEMU accepts commands; 25 ms on an idle machine."""
 _SAVE_TIMEOUT = _LOAD_TIMEOUT = 30.0
 """Seconds for the state of the devices, 200 KB; a few ms on an idle machine."""
+_ROOM_RETRY = 1.0
+"""Seconds until a guest whose write found the host's disk full tries it again: nobody tells when there is room."""
 _STATE_SET = 1000
 """Number of a set of descriptors that no drive uses."""
 _HEADROOM = 16 << 20
 """Bytes of disk space beside the memory itself."""
+
+log = structlog.get_logger()
 
 
 class QemuVm(RunningVm):
@@ -51,6 +58,11 @@ class QemuVm(RunningVm):
         self._version = version
         self._shutdown: str | None = None
         self._move: asyncio.Future[str] | None = None
+        self._paused = False
+        """By us."""
+        self._starved = -math.inf
+        """When it last found the disk full, by the loop's clock."""
+        self._retry: asyncio.TimerHandle | None = None
         monitor.on_event = self._event
 
     async def __aenter__(self) -> Self:
@@ -73,6 +85,8 @@ class QemuVm(RunningVm):
         try:
             await super().__aexit__(kind, error, trace)
         finally:
+            if self._retry is not None:
+                self._retry.cancel()
             await self._monitor.close()
 
     def record(self) -> dict[str, Any]:
@@ -88,9 +102,11 @@ class QemuVm(RunningVm):
         return self._shutdown
 
     async def pause(self) -> None:
+        self._paused = True
         await self._monitor.execute("stop")
 
     async def resume(self) -> None:
+        self._paused = False
         await self._monitor.execute("cont")
 
     async def load(self, snapshot: Path) -> None:
@@ -187,6 +203,25 @@ class QemuVm(RunningVm):
         if name == "SHUTDOWN":
             self._shutdown = str(data.get("reason"))[:100]
             return
+        if name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            self._wait_for_room()
+            return
         ended = name == "MIGRATION" and data.get("status") in {"completed", "failed", "cancelled"}
         if ended and self._move is not None and not self._move.done():
             self._move.set_result(str(data["status"]))
+
+    def _wait_for_room(self) -> None:
+        """QEMU has stopped the guest instead of telling it that its disk is broken; going on, it writes again what it could
+        not, and stops again if it still cannot."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._starved > 10 * _ROOM_RETRY:
+            log.warning("the disk is full: a guest waits for room", action="disk_full", name=self.place.id)
+        self._starved = loop.time()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = loop.call_later(_ROOM_RETRY, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._paused:
+            answer = self._monitor.start("cont")
+            answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
