@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from faults.agent_matrix import DISK, FROM_THE_START, LATE, MESSAGES, VMM
 from faults.agent_operations import OPERATIONS, Operation, Scene, arrange, stand_still, token
-from faults.full_disk import SmallDisk, small_disk
+from faults.full_disk import Cramped, cramped
 from faults.installation import Installation, inventory, is_left, snapshot_is, state, verified
 from faults.matrix import ROUNDS, Row, runs
 from faults.results import Results
@@ -139,22 +139,19 @@ def flip(path: Path, position: int, bit: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def disk(guest_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[SmallDisk]:
-    with small_disk(tmp_path_factory.mktemp("small"), guest_images) as disk:
-        yield disk
+def small(guest_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Cramped]:
+    with cramped(tmp_path_factory.mktemp("small"), guest_images) as small:
+        yield small
 
 
 @pytest.mark.parametrize(
     ("row", "number"), [pytest.param(row, n, id=f"{row.name}-{n}") for row, n in runs(DISK)]
 )
 async def test_what_it_is_when_the_disk_was_full(
-    disk: SmallDisk, results: dict[str, Results], row: Row, number: int
+    small: Cramped, results: dict[str, Results], row: Row, number: int
 ) -> None:
-    operation, agent, scene = (
-        OPERATIONS[row.operation],
-        disk.installation.agent,
-        Scene(disk.installation.agent),
-    )
+    installation, disk = small.installation, small.disk
+    operation, agent, scene = OPERATIONS[row.operation], installation.agent, Scene(installation.agent)
     with results["full disk"].of(row):
         before = inventory(agent)
         try:
@@ -168,7 +165,7 @@ async def test_what_it_is_when_the_disk_was_full(
                 await stand_still(scene, operation, row.point, disk.fill)
         finally:
             disk.free()
-        await disk.installation.bystanders()
+        await installation.bystanders()
         match operation.subject:
             case "id":
                 await verified(scene, row.expected)
@@ -178,5 +175,5 @@ async def test_what_it_is_when_the_disk_was_full(
             case _:
                 await verified(scene, "running")
                 await snapshot_is(scene, row.expected)
-        await disk.installation.clear()
+        await installation.clear()
         await is_left(agent, before)

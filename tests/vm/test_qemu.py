@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.small_disk import SmallDisk, small_disk
 from support.vm_places import VmPlace, VmPlaces, vm_places
 from wrenn_server.hostagent.vmm.base import VmGone, VmmError, VmSpec
 from wrenn_server.hostagent.vmm.qemu import QemuDriver
@@ -359,35 +360,25 @@ def digest(directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with little room, empty."""
-    file, directory = tmp_path / "disk", tmp_path / "small"
-    directory.mkdir()
-    with file.open("wb") as new:
-        new.truncate(256 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", file], check=True)
-    subprocess.run(["mount", "-o", "loop", file, directory], check=True)
-    yield directory
-    subprocess.run(["umount", "--lazy", directory], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path, 256 << 20) as disk:
+        yield disk
 
 
 @pytest.fixture
-def cramped(small_disk: Path) -> Iterator[VmPlaces]:
-    yield from vm_places(small_disk / "places")
+def cramped(disk: SmallDisk) -> Iterator[VmPlaces]:
+    yield from vm_places(disk.path / "places")
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "pause"])
 async def test_a_guest_waits_while_the_disk_is_full(
-    driver: QemuDriver, small_disk: Path, cramped: VmPlaces, template: Template, meanwhile: str
+    driver: QemuDriver, disk: SmallDisk, cramped: VmPlaces, template: Template, meanwhile: str
 ) -> None:
     """QEMU stops a guest whose write has no room on the host; it goes on when there is some, and has lost nothing."""
-    ballast = small_disk / "ballast"
     where = cramped.make()
     async with driver.restore(template.spec(where), where.place, template.snapshot) as vm:
         await ready(where)
-        with ballast.open("wb") as file, contextlib.suppress(OSError):
-            while file.write(bytes(1 << 20)):
-                file.flush()
+        disk.fill()
         monitor, stopped = vm._monitor, asyncio.Event()
         heard = monitor.on_event
 
@@ -403,7 +394,7 @@ async def test_a_guest_waits_while_the_disk_is_full(
             await stopped.wait()
         if meanwhile == "pause":
             await vm.pause()
-        ballast.unlink()
+        disk.free()
         if meanwhile == "pause":
             await vm.resume()
         async with asyncio.timeout(60):
