@@ -35,6 +35,7 @@ from wrenn_server.hostagent.sandbox.clock import WallClock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
+from wrenn_server.hostagent.sandbox.quiet import Quiet
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.sandbox.template import Templates
 from wrenn_server.hostagent.sandbox.uploads import Uploads
@@ -98,7 +99,14 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         stack.enter_context(only_one(paths.run))
         files = Files.under(paths)
         cgroups = Cgroups.detect()
-        slots = Slots(tag=paths.tag, network=config.network, uid_base=config.uid_base, limit=config.slots)
+        quiet = Quiet()
+        slots = Slots(
+            tag=paths.tag,
+            network=config.network,
+            uid_base=config.uid_base,
+            limit=config.slots,
+            rest=quiet.rest,
+        )
         changes = Changes()
         uploads = _uploads(config, files)
         clock = WallClock()
@@ -116,10 +124,11 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             starts=asyncio.Semaphore(2 * (os.cpu_count() or 1)),
             changed=changes,
             uploads=uploads,
+            quiet=quiet,
         )
         if uploads is not None:
             uploads.store.machine = await specs.machine(host.driver, accelerated=drivers.accelerated)
-            uploads.store.turn = host.quiet.turn
+            uploads.store.turn = quiet.turn
         templates = Templates(host)
         warm = Warm(host, config.warm, specs.available_mb)
         registry = Registry(

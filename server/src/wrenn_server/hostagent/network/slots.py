@@ -6,7 +6,7 @@ import ipaddress
 import secrets
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,12 +26,18 @@ from wrenn_server.linux.process import CommandFailed
 from wrenn_server.model.errors import Internal, Unavailable
 from wrenn_server.wire.agent import Network
 
-READY = 4
-"""Slots kept prepared. One takes 10 ms to prepare, so this only has to cover the creates that come at once."""
+READY = 16
+"""Slots kept prepared. One takes 10 ms of processor time, which creates that come at once need for themselves."""
+AT_LEAST = 4
+"""Of those, as many as are prepared even while the host is busy."""
 RETRY = 1.0
 """Seconds until the next try when a slot could not be prepared."""
 
 log = structlog.get_logger()
+
+
+async def at_once() -> None:
+    """Of a host that is never busy."""
 
 
 class Slots:
@@ -46,17 +52,20 @@ class Slots:
         uid_base: int,
         limit: int,
         ready: int = READY,
+        rest: Callable[[], Awaitable[None]] = at_once,
         resolv_conf: Path = RESOLV_CONF,
         netlink: Netlink | None = None,
         nft: Nft | None = None,
     ) -> None:
         """:param limit: the most slots in use at one time
+        :param rest: returns when the host is not busy
         :raises ValueError: the network has no room for so many"""
         room = plan.capacity(network)
         if limit > room:
             raise ValueError(f"{network} has room for {room} slots, not for {limit}")
         self._tag, self._network, self._uid_base, self._limit = tag, network, uid_base, limit
         self._target = min(ready, room - limit)
+        self._rest = rest
         self._resolv_conf = resolv_conf
         self._netlink = netlink or Netlink()
         self._nft = nft or Nft()
@@ -71,8 +80,9 @@ class Slots:
         self._fresh = set[int]()
         """Slots that nobody has enforced yet."""
         self._releases = dict[int, asyncio.Task[None]]()
-        self._wanted = asyncio.Event()
-        self._refiller: asyncio.Task[None] | None = None
+        self._taken = asyncio.Event(), asyncio.Event()
+        """One for each refiller."""
+        self._refillers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         if not await self._netlink.forwards():
@@ -84,25 +94,29 @@ class Slots:
         await _remove(self._tag, self._netlink, keep=self._used)
         await self._nft.apply(rules.host_ruleset(self._tag, self._network))
         self._free.extend(index for index in self._indices if index not in self._used)
+        least = min(AT_LEAST, self._target)
         try:
-            await self._fill()
+            await self._fill(least, at_once)
         except BaseException:
             await self._drain()
             raise
-        self._refiller = asyncio.create_task(self._refill(), name="refill slots")
+        for target, turn, taken in zip((least, self._target), (at_once, self._rest), self._taken, strict=True):
+            refilling = self._refill(target, turn, taken)
+            self._refillers.append(asyncio.create_task(refilling, name=f"keep {target} slots ready"))
+        self._want()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._refiller is not None:
-            self._refiller.cancel()
-            await asyncio.wait([self._refiller])
+        for refiller in self._refillers:
+            refiller.cancel()
+        await asyncio.gather(*self._refillers, return_exceptions=True)
         await asyncio.gather(*self._releases.values(), return_exceptions=True)
         await self._drain()
 
     def adopt(self, index: int) -> Slot:
-        if self._refiller is not None:
+        if self._refillers:
             raise RuntimeError("slots are adopted before the pool is entered")
         self._used.add(index)
         return plan.slot(self._tag, self._uid_base, index)
@@ -121,7 +135,7 @@ class Slots:
                 await asyncio.wait(self._releases.values(), return_when=asyncio.FIRST_COMPLETED)
                 continue
             self._used.add(slot.index)
-            self._wanted.set()
+            self._want()
             return slot
         raise Unavailable(
             f"all {self._limit} slots of this host are in use",
@@ -184,24 +198,30 @@ class Slots:
             self._fresh.discard(slot.index)
             if slot.index in self._indices:
                 self._free.append(slot.index)
-            self._wanted.set()
+            self._want()
         finally:
             del self._releases[slot.index]
 
-    async def _refill(self) -> None:
+    def _want(self) -> None:
+        for taken in self._taken:
+            taken.set()
+
+    async def _refill(self, target: int, turn: Callable[[], Awaitable[None]], taken: asyncio.Event) -> None:
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await taken.wait()
+            taken.clear()
             try:
-                await self._fill()
+                await self._fill(target, turn)
             except (OSError, CommandFailed):
                 log.exception("a slot could not be prepared", action="slot_prepare")
                 await asyncio.sleep(RETRY)
-                self._wanted.set()
+                taken.set()
 
-    async def _fill(self) -> None:
-        while len(self._ready) < self._target and self._free:
-            self._ready.append(await self._make(self._free.popleft()))
+    async def _fill(self, target: int, turn: Callable[[], Awaitable[None]]) -> None:
+        while len(self._ready) < target and self._free:
+            await turn()
+            if len(self._ready) < target and self._free:
+                self._ready.append(await self._make(self._free.popleft()))
 
     async def _make(self, index: int) -> Slot:
         slot = plan.slot(self._tag, self._uid_base, index)
