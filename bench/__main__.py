@@ -18,6 +18,7 @@ from bench import other_host, report
 from bench.floor import COMMAND, Template, Vm, milliseconds, pss, slot
 from bench.report import Figure
 from wrenn import AsyncClient, AsyncSandbox
+from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.storage import sealed
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.model.sandbox import Shape
@@ -32,8 +33,8 @@ SETTINGS = Settings(
     network="10.217.0.0/16",
     uid_base=50000,
 )
-REFILL = 3.0
-"""Seconds in which the agent has restored the next VM; it tells nobody when."""
+REFILL = 4.0
+"""Seconds in which the agent has prepared what it does between one burst and the next; it tells nobody when."""
 FORKS, CREATES = 10, 20
 PARTS = ("one", "many", "warm", "elsewhere")
 CORES = len(os.sched_getaffinity(0))
@@ -62,6 +63,7 @@ class Bench:
         )
 
     async def round(self) -> None:
+        await asyncio.sleep(REFILL)
         await asyncio.to_thread(self.floor_round)
         await self.platform_round()
 
@@ -123,6 +125,7 @@ class Bench:
 
     async def many_round(self) -> None:
         """Many at once, to the first output of each. The floor is one alone, times their number, divided by the cores."""
+        await asyncio.sleep(REFILL)
         await asyncio.to_thread(self.floor_many)
         await asyncio.to_thread(self.floor_together)
         source = await AsyncSandbox.create(client=self.client, timeout=300)
@@ -206,12 +209,10 @@ class Bench:
 
 
 def vm_process(sandbox_id: str) -> int:
-    """The VMM process of a sandbox, by the name on its command line."""
-    for directory in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            words = (directory / "cmdline").read_bytes().split(b"\0") if directory.name.isdigit() else []
-            if sandbox_id.encode() in words and b"qemu" in words[0]:
-                return int(directory.name)
+    """The VMM process of a sandbox, by its journal."""
+    for entry in Journal(SETTINGS.data_dir / "sandboxes").load():
+        if isinstance(entry, Entry) and entry.id == sandbox_id and entry.vm is not None:
+            return int(entry.vm["pid"])
     raise RuntimeError(f"no VMM of {sandbox_id}")
 
 

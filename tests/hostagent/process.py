@@ -90,6 +90,7 @@ class AgentProcess:
             "AGENT_UID_BASE": str(UID_BASE),
             "AGENT_SLOTS": "40",
             "AGENT_WARM": "0",
+            "AGENT_SPARES": "0",
             "AGENT_BOOT_TIMEOUT": "150",
             "NOTIFY_SOCKET": str(ready),
             **({"AGENT_OBJECT_STORE": str(self.objects)} if self.stores else {}),

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from hostagent.world import ID, OTHER, THIRD, FakeVm, World, fork, pause, resume, start
+from hostagent.fake_vmm import FakeVm
+from hostagent.world import ID, OTHER, THIRD, World, fork, pause, resume, start
 
 from wrenn_server.hostagent.sandbox.warm import REMEMBERED, RETRY, WINDOW, wanted
 from wrenn_server.model.sandbox import Reason, State

@@ -1,34 +1,38 @@
 """A host without virtual machines: the real registry, journal and files over a driver and slots that only remember.
 
-A `FakeVm` is a process that outlives the agent: it stays in its `World` when a registry goes away without a word. Each
-has an envd of its own, a real HTTP server on loopback, to which `FakeSlots.connect` leads.
+Each VM has an envd of its own, to which `FakeSlots.connect` leads.
 """
 
 import asyncio
 import contextlib
 import itertools
-import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from hostagent.fake_envd import FakeEnvd
+from hostagent.fake_vmm import FakeAhead, FakeDriver, FakeVm
 
 from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.network.egress import policy
+from wrenn_server.hostagent.sandbox import standby
 from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.registry import Registry
+from wrenn_server.hostagent.sandbox.spares import Spares
 from wrenn_server.hostagent.sandbox.template import Templates
 from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.sandbox.warm import Warm
 from wrenn_server.hostagent.storage.objects import Objects
 from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.hostagent.storage.store import Store
-from wrenn_server.hostagent.vmm.base import Place, VmExit, VmGone, VmmError, VmSpec
+from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.model.errors import Unavailable
 from wrenn_server.model.sandbox import Reason, State, may
 from wrenn_server.wire import agent as wire
@@ -36,211 +40,6 @@ from wrenn_server.wire import envd
 
 ID, OTHER, THIRD = "sb" + "a" * 20, "sb" + "b" * 20, "sb" + "c" * 20
 CGROUP = "wrenn-test"
-
-
-class FakeEnvd:
-    """`/health` and `/init` as envd has them; the token lives in "memory" and so goes into snapshots."""
-
-    def __init__(self) -> None:
-        self.token: str | None = None
-        self.inits: list[dict[str, Any]] = []
-        self.runs: list[str] = []
-        self.refuse = False
-        self.syncs = 0
-        self.hangs = False
-        """It never finishes a sync."""
-        self.metrics: bytes | None = b"{}"
-        """None: it never answers."""
-        self.renewed = "random,boot_id,nonsense"
-        """What it says of itself on the answer to `/init`."""
-        self.idle: bytes = b"{}"
-        """What it answers when it is asked what goes on in it."""
-        self.loopback: bytes | None = None
-        """What it answers when it is asked for a port of its loopback; None: nobody listens there."""
-        self.port = 0
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, start_serving=False)
-        self.port = self._server.sockets[0].getsockname()[1]
-        try:
-            await self._server.start_serving()
-        except asyncio.CancelledError:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            body = await reader.readexactly(int(fields.get("content-length", 0)))
-            status, answer = 204, b""
-            if head.startswith("POST /process.Process/Start "):
-                status = 200
-                self.runs.append(envd.Envelopes().feed(body).__next__()[1].decode())
-            if head.startswith("POST /init "):
-                status = self._init(json.loads(body), fields.get("x-access-token"))
-            if head.startswith("GET /tunnel?port=") and self.loopback is not None:
-                await self._tunnel(reader, writer)
-                return
-            if head.startswith("GET /tunnel?port="):
-                status = 502
-            if head.startswith("GET /activity "):
-                status, answer = 200, self.idle
-            if head.startswith("POST /sync "):
-                status = await self._sync(fields.get("x-access-token"))
-            if head.startswith("GET /metrics ") and self.metrics is None:
-                await reader.read()
-            elif head.startswith("GET /metrics "):
-                status, answer = 200, self.metrics or b""
-            framing = f"Content-Length: {len(answer)}\r\nConnection: close\r\nX-Envd-Renewed: {self.renewed}"
-            writer.write(f"HTTP/1.1 {status} Answer\r\n{framing}\r\n\r\n".encode() + answer)
-            await writer.drain()
-        writer.close()
-
-    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """An echo behind whatever `loopback` answers with."""
-        writer.write(self.loopback or b"")
-        while data := await reader.read(4096):
-            writer.write(data)
-        writer.close()
-
-    async def _sync(self, proof: str | None) -> int:
-        if self.token and proof != self.token:
-            return 401
-        if self.hangs:
-            await asyncio.Event().wait()
-        self.syncs += 1
-        return 204
-
-    def _init(self, body: dict[str, Any], proof: str | None) -> int:
-        if self.refuse:
-            return 500
-        if self.token and proof != self.token:
-            return 401
-        self.inits.append(body)
-        self.token = body["accessToken"]
-        return 204
-
-
-@dataclass
-class FakeVm:
-    """One VM process."""
-
-    pid: int
-    place: Place
-    spec: VmSpec
-    envd: FakeEnvd
-    world: "World"
-    stopped: bool = False
-    detached: bool = False
-    ended: "asyncio.Future[VmExit]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-    def record(self) -> dict[str, Any]:
-        return {"pid": self.pid}
-
-    @property
-    def alive(self) -> bool:
-        return not self.ended.done()
-
-    async def pause(self) -> None:
-        self._check("pause")
-        self.stopped = True
-
-    async def resume(self) -> None:
-        self._check("resume")
-        self.stopped = False
-
-    async def snapshot(self, directory: Path) -> None:
-        self._check("snapshot")
-        assert self.stopped
-        assert list(directory.iterdir()) == []
-        (directory / "state").write_text(json.dumps({"token": self.envd.token}))
-        await self.world.reach("snapshot")
-        if self.world.snapshot_error is not None:
-            raise self.world.snapshot_error
-        (directory / "vmm.json").write_text("{}")
-
-    async def kill(self) -> None:
-        self.end(Reason.USER, "killed")
-
-    async def wait(self) -> VmExit:
-        return await asyncio.shield(self.ended)
-
-    async def console(self) -> str:
-        return "last words"
-
-    def detach(self) -> None:
-        self.detached = True
-
-    def end(self, reason: Reason, detail: str) -> None:
-        """The process ends, for whatever cause."""
-        if self.alive:
-            self.ended.set_result(VmExit(reason=reason, detail=detail, console="last words"))
-            self.envd.stop()
-            self.world.vms.pop(self.pid, None)
-
-    def _check(self, what: str) -> None:
-        if not self.alive:
-            raise VmGone(f"{what}: the process has ended")
-
-
-class FakeDriver:
-    name = "fake"
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-        self.boots = 0
-
-    async def version(self) -> str:
-        return "1"
-
-    def boot(self, spec: VmSpec, place: Place, *, template: bool = False) -> Any:
-        self.boots += 1
-        return self._started(spec, place, None)
-
-    def restore(self, spec: VmSpec, place: Place, snapshot: Path) -> Any:
-        assert (snapshot / "vmm.json").exists()
-        return self._started(spec, place, json.loads((snapshot / "state").read_text())["token"])
-
-    @contextlib.asynccontextmanager
-    async def _started(self, spec: VmSpec, place: Place, token: str | None) -> AsyncGenerator[FakeVm]:
-        world = self._world
-        assert all(path.exists() for path in (spec.root_image, spec.overlay, place.directory))
-        await world.reach("vm")
-        if world.start_error is not None:
-            raise world.start_error
-        envd = FakeEnvd()
-        envd.token, envd.refuse, envd.hangs = token, world.envd_refuses, world.envd_hangs
-        await envd.start()
-        world.envds.append(envd)
-        vm = FakeVm(next(world.pids), place, spec, envd, world)
-        world.vms[vm.pid] = vm
-        async with self._owned(vm):
-            yield vm
-
-    @contextlib.asynccontextmanager
-    async def adopt(self, spec: VmSpec, place: Place, record: dict[str, Any]) -> AsyncGenerator[FakeVm]:
-        vm = self._world.vms.get(record["pid"])
-        if vm is None:
-            raise VmGone("no such process")
-        vm.detached = False
-        async with self._owned(vm):
-            yield vm
-
-    @contextlib.asynccontextmanager
-    async def _owned(self, vm: FakeVm) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            if not vm.detached:
-                await vm.kill()
 
 
 @dataclass
@@ -401,16 +200,22 @@ class World:
         )
 
     @contextlib.asynccontextmanager
-    async def agent(self, *, one_team: bool = False, warm: int = 0) -> AsyncGenerator[Registry]:
+    async def agent(
+        self, *, one_team: bool = False, warm: int = 0, spares: int = 0
+    ) -> AsyncGenerator[Registry]:
         """An agent's registry from its start to its orderly end.
 
-        :param warm: VMs that may wait for their sandbox"""
+        :param warm: VMs that may wait for their sandbox
+        :param spares: VMMs that may wait for their VM"""
         self.slots.used.clear()
         self.slots.enforced.clear()
         host = self.host()
         templates = Templates(host)
-        waiting = Warm(host, warm, lambda: self.free_memory, quiet=0)
-        registry = Registry(host, templates, waiting, one_team=one_team)
+        restored = partial(standby.restored, host)
+        waiting = Warm(host, warm, lambda: self.free_memory, restored, standby.kind, quiet=0)
+        ahead = Spares(host, FakeAhead(self.driver))
+        vmms = Warm(host, spares, lambda: self.free_memory, ahead.start, ahead.kind, quiet=0)
+        registry = Registry(host, templates, waiting, take_spare=vmms.take, one_team=one_team)
         await registry.find()
         async with contextlib.AsyncExitStack() as stack:
             if host.uploads is not None:
@@ -418,6 +223,7 @@ class World:
             await stack.enter_async_context(registry)
             await stack.enter_async_context(templates)
             await stack.enter_async_context(waiting)
+            await stack.enter_async_context(vmms)
             yield registry
 
     def hold(self, point: str) -> tuple[asyncio.Event, asyncio.Event]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,19 @@ from wrenn_server.hostagent.drivers import Drivers
 from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.heartbeat import Content, Heart
 from wrenn_server.hostagent.metrics import Metrics
+from wrenn_server.hostagent.network import plan
 from wrenn_server.hostagent.network.slots import Slots
 from wrenn_server.hostagent.renewal import Renewal
 from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
+from wrenn_server.hostagent.sandbox import recipe, standby
 from wrenn_server.hostagent.sandbox.activity import Used
 from wrenn_server.hostagent.sandbox.clock import WallClock
 from wrenn_server.hostagent.sandbox.files import Files
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry, Journal
-from wrenn_server.hostagent.sandbox.quiet import Quiet
+from wrenn_server.hostagent.sandbox.quiet import REST, Quiet
 from wrenn_server.hostagent.sandbox.registry import Registry
+from wrenn_server.hostagent.sandbox.spares import Spares
 from wrenn_server.hostagent.sandbox.template import Templates
 from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.sandbox.warm import Warm
@@ -104,7 +108,8 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             tag=paths.tag,
             network=config.network,
             uid_base=config.uid_base,
-            limit=config.slots,
+            # What waits takes no sandbox its place.
+            limit=min(config.slots + config.warm + config.spares, plan.capacity(config.network)),
             rest=quiet.rest,
         )
         changes = Changes()
@@ -130,9 +135,17 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             uploads.store.machine = await specs.machine(host.driver, accelerated=drivers.accelerated)
             uploads.store.turn = quiet.turn
         templates = Templates(host)
-        warm = Warm(host, config.warm, specs.available_mb)
+        warm = Warm(host, config.warm, specs.available_mb, partial(standby.restored, host), standby.kind)
+        spares = None
+        if host.driver.ahead is not None:
+            ahead = Spares(host, host.driver.ahead)
+            spares = Warm(host, config.spares, specs.available_mb, ahead.start, ahead.kind, quiet=REST)
         registry = Registry(
-            host, templates, warm, one_team=not (drivers.accelerated or config.emulated_tenants)
+            host,
+            templates,
+            warm,
+            take_spare=recipe.take_none if spares is None else spares.take,
+            one_team=not (drivers.accelerated or config.emulated_tenants),
         )
 
         async def measure() -> HostSpecs:
@@ -166,6 +179,8 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         await stack.enter_async_context(registry)
         await stack.enter_async_context(templates)
         await stack.enter_async_context(warm)
+        if spares is not None:
+            await stack.enter_async_context(spares)
         note = tunnel.noting(used)
 
         def observe(exchange: Exchange) -> None:

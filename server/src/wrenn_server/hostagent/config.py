@@ -46,9 +46,11 @@ class Config:
     network: ipaddress.IPv4Network
     """AGENT_NETWORK: cut into one /30 a slot"""
     slots: int
-    """AGENT_SLOTS: the most VMs at one time"""
+    """AGENT_SLOTS: the most sandboxes at one time"""
     warm: int
     """AGENT_WARM: the most restored VMs that wait for a sandbox to become; 0 for none"""
+    spares: int
+    """AGENT_SPARES: the most VMMs that wait for a VM, where the VMM can be started ahead; 0 for none"""
     boot_timeout: float
     """AGENT_BOOT_TIMEOUT, seconds: how long a template may take from power-on until envd answers"""
     start_timeout: float
@@ -121,6 +123,7 @@ def load(environ: Mapping[str, str], address: str | None = None) -> Config:
         network=read("AGENT_NETWORK", "10.213.0.0/16", _network),
         slots=read("AGENT_SLOTS", "200", _integer(1, 16000)),
         warm=read("AGENT_WARM", "2", _integer(0, 100)),
+        spares=read("AGENT_SPARES", "12", _integer(0, 100)),
         boot_timeout=read("AGENT_BOOT_TIMEOUT", "60", _integer(1, 3600)),
         start_timeout=read("AGENT_START_TIMEOUT", "30", _integer(1, 3600)),
         object_store=environ.get("AGENT_OBJECT_STORE") or None,

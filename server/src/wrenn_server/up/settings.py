@@ -33,6 +33,8 @@ class Settings:
     """Where paused sandboxes and snapshots go for other hosts; None: they stay on this machine."""
     warm: int = 2
     """Restored VMs that wait for the next creates."""
+    spares: int = 12
+    """VMMs that wait for the next creates, forks and resumes."""
 
     @property
     def tag(self) -> str:
@@ -82,7 +84,11 @@ def from_environment(environment: dict[str, str], **given: object) -> Settings:
     for name, variable in {"tls_cert": "CP_TLS_CERT", "tls_key": "CP_TLS_KEY"}.items():
         if value := environment.get(variable):
             values[name] = Path(value).absolute()
-    for name, variable in {"uid_base": "AGENT_UID_BASE", "warm": "AGENT_WARM"}.items():
+    for name, variable in {
+        "uid_base": "AGENT_UID_BASE",
+        "warm": "AGENT_WARM",
+        "spares": "AGENT_SPARES",
+    }.items():
         if value := environment.get(variable):
             values[name] = int(value)
     values.update({name: value for name, value in given.items() if value is not None})

@@ -144,6 +144,7 @@ def agent_environment(settings: Settings) -> dict[str, str]:
         "AGENT_NETWORK": settings.network,
         "AGENT_UID_BASE": str(settings.uid_base),
         "AGENT_WARM": str(settings.warm),
+        "AGENT_SPARES": str(settings.spares),
         "AGENT_OBJECT_STORE": settings.object_store or "",
         **agent_config.credentials(os.environ),
     }

@@ -100,7 +100,9 @@ class Slots:
         except BaseException:
             await self._drain()
             raise
-        for target, turn, taken in zip((least, self._target), (at_once, self._rest), self._taken, strict=True):
+        for target, turn, taken in zip(
+            (least, self._target), (at_once, self._rest), self._taken, strict=True
+        ):
             refilling = self._refill(target, turn, taken)
             self._refillers.append(asyncio.create_task(refilling, name=f"keep {target} slots ready"))
         self._want()

@@ -21,7 +21,7 @@ from wrenn_server.hostagent.network.base import Egress, Slot
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.hostagent.vmm.base import Vm, VmmError
+from wrenn_server.hostagent.vmm.base import Place, Vm, Vmm, VmmError
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason
@@ -59,6 +59,15 @@ class Box:
         """From now on leaving the context leaves the VM, its slot and its directory as they are."""
         self.hold.detached = True
         self.vm.detach()
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """Where a VM is to be: a slot, a directory, a name. Nobody has it until there is one."""
+
+    slot: Slot
+    place: Place
+    hold: Hold
 
 
 class Steps:
@@ -101,8 +110,27 @@ Take = Callable[[Entry, Saved], Standby | None]
 """Gives one that comes from that source, if there is one."""
 
 
+class Spare(Protocol):
+    """A berth with a VMM that waits in it; it belongs to whoever holds this."""
+
+    @property
+    def berth(self) -> Berth: ...
+
+    @property
+    def vmm(self) -> Vmm: ...
+
+    @property
+    def stack(self) -> AsyncExitStack:
+        """Ends it."""
+        ...
+
+
+TakeSpare = Callable[[Entry, Saved], Spare | None]
+"""Gives one that can load that source, if there is one."""
+
+
 def take_none(_entry: Entry, _saved: Saved) -> None:
-    """Nothing stands by."""
+    """Nothing stands by, nothing waits."""
 
 
 @asynccontextmanager
@@ -115,6 +143,7 @@ async def running(
     proof: str | None,
     reboot: bool = False,
     take: Take = take_none,
+    take_spare: TakeSpare = take_none,
 ) -> AsyncGenerator[Box]:
     """A sandbox restored from `source`, or booted when that has no memory; entered when its guest has acknowledged
     `/init`.
@@ -139,7 +168,8 @@ async def running(
                 async with host.starts:
                     steps.done("turn")
                     with host.quiet.broken():
-                        box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot)
+                        spare = None if reboot else take_spare(entry, saved)
+                        box = await _brought_up(host, entry, saved, stack, steps, init, proof, reboot, spare)
         log.info("runs", action="runs", sandbox_id=entry.id, **steps.milliseconds)
         yield box
 
@@ -153,21 +183,26 @@ async def _brought_up(
     init: Callable[[], envd.Init],
     proof: str | None,
     reboot: bool,
+    spare: Spare | None,
 ) -> Box:
-    hold = Hold()
-    slot = await stack.enter_async_context(held_slot(host, hold))
+    if spare is not None:
+        await stack.enter_async_context(spare.stack)
+        berth = spare.berth
+    else:
+        berth = await stack.enter_async_context(berth_of(host, entry.id))
+    slot, place = berth.slot, berth.place
     steps.done("slot")
     crash_point("vm.slot_held")
     egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
     steps.done("egress")
     crash_point("vm.egress_enforced")
-    entry = msgspec.structs.replace(entry, slot=slot.index, image=str(saved.image))
-    directory = stack.enter_context(directory_of(host.files.paths.place(entry.id), hold))
+    name = None if place.id == entry.id else place.id
+    entry = msgspec.structs.replace(entry, slot=slot.index, place=name, image=str(saved.image))
     with failures(f"starting {entry.id}"):
         overlay = await both(host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry))
         steps.done("disk")
         crash_point("vm.intent_written")
-        spec, place = host.spec(entry, overlay), host.place(entry.id, slot, directory)
+        spec = host.spec(entry, overlay)
         memory, complaint = saved.memory, None
         if memory is not None and reboot:
             # What programs have written is in this memory still, not on the disk.
@@ -178,7 +213,10 @@ async def _brought_up(
             steps.done("flush")
             crash_point("vm.flushed")
         if memory is not None:
-            vm = await stack.enter_async_context(host.driver.restore(spec, place, memory))
+            if spare is not None:
+                vm = await spare.vmm.load(spec, memory)
+            else:
+                vm = await stack.enter_async_context(host.driver.restore(spec, place, memory))
             steps.done("vm")
             crash_point("vm.restored")
         else:
@@ -191,7 +229,7 @@ async def _brought_up(
         introduced = await introduce(host, slot, vm, init, proof)
         steps.done("guest")
         crash_point("vm.introduced")
-    return Box(entry, slot, egress, vm, overlay, introduced, complaint, hold)
+    return Box(entry, slot, egress, vm, overlay, introduced, complaint, berth.hold)
 
 
 async def flushed(host: Host, slot: Slot, entry: Entry, token: str) -> str | None:
@@ -241,19 +279,17 @@ async def booted(
     :param overlay: makes the empty overlay for that user id
     :raises Failed: it did not come to life; :raises WrennError: no slot"""
     async with AsyncExitStack() as stack:
-        hold = Hold()
-        slot = await stack.enter_async_context(held_slot(host, hold))
-        directory = stack.enter_context(directory_of(host.files.paths.place(name), hold))
+        berth = await stack.enter_async_context(berth_of(host, name))
         with failures(f"booting template {entry.template}"):
-            disk = await overlay(slot.uid)
+            disk = await overlay(berth.slot.uid)
             crash_point("template.disk_made")
             vm = await stack.enter_async_context(
-                host.driver.boot(host.spec(entry, disk), host.place(name, slot, directory), template=True)
+                host.driver.boot(host.spec(entry, disk), berth.place, template=True)
             )
-            await _answering(host, slot, vm)
+            await _answering(host, berth.slot, vm)
             crash_point("template.booted")
             try:
-                await before_exit(vm, host.guest.warm_up(to_envd(host, slot), nameless, WARM_UP))
+                await before_exit(vm, host.guest.warm_up(to_envd(host, berth.slot), nameless, WARM_UP))
             except GuestFailed as error:
                 log.warning("a template stays cold", action="warm_up_failed", name=name, error=str(error))
         yield vm
@@ -332,10 +368,12 @@ def failures(doing: str) -> Generator[None]:
 
 
 @asynccontextmanager
-async def held_slot(host: Host, hold: Hold) -> AsyncGenerator[Slot]:
-    slot = await host.slots.acquire()
+async def berth_of(host: Host, name: str) -> AsyncGenerator[Berth]:
+    """:raises WrennError: no slot"""
+    hold, slot = Hold(), await host.slots.acquire()
     try:
-        yield slot
+        with directory_of(host.files.paths.place(name), hold) as directory:
+            yield Berth(slot, host.place(name, slot, directory), hold)
     finally:
         await _release(host, slot, hold)
 

@@ -24,6 +24,7 @@ from wrenn_server.hostagent.sandbox.messages import Begin, Call, Lease
 from wrenn_server.hostagent.sandbox.owner import Owner
 from wrenn_server.hostagent.sandbox.recipe import Failed
 from wrenn_server.hostagent.sandbox.snapshots import Snapshots
+from wrenn_server.hostagent.sandbox.standby import Restored
 from wrenn_server.hostagent.sandbox.template import Shape, Templates
 from wrenn_server.hostagent.sandbox.warm import Warm
 from wrenn_server.hostagent.storage.sealed import Saved
@@ -57,8 +58,17 @@ class Reach:
 class Registry:
     """An async context manager. `find` before the slot pool is entered, entering after it."""
 
-    def __init__(self, host: Host, templates: Templates, warm: Warm, *, one_team: bool = False) -> None:
+    def __init__(
+        self,
+        host: Host,
+        templates: Templates,
+        warm: Warm[Restored],
+        *,
+        take_spare: recipe.TakeSpare = recipe.take_none,
+        one_team: bool = False,
+    ) -> None:
         self._host = host
+        self._take_spare = take_spare
         self._templates = templates
         self._warm = warm
         self._arrivals = Arrivals(host)
@@ -198,7 +208,15 @@ class Registry:
             return Begin(
                 target,
                 Lease(body.ttl_sec, body.on_timeout, body.pause_memory, body.keep_alive),
-                lambda: recipe.running(host, intent, source, init=init, proof=proof, reboot=not body.memory),
+                lambda: recipe.running(
+                    host,
+                    intent,
+                    source,
+                    init=init,
+                    proof=proof,
+                    reboot=not body.memory,
+                    take_spare=self._take_spare,
+                ),
             )
 
         return await self._owner(id).ask(Call(Command.RESUME, body.generation, begin=begin))
@@ -338,7 +356,11 @@ class Registry:
             raise Unavailable("the agent is stopping")
         host, init = self._host, incarnation(entry)
         begin = Begin(
-            entry, lease, lambda: recipe.running(host, entry, source, init=init, proof=proof, take=take)
+            entry,
+            lease,
+            lambda: recipe.running(
+                host, entry, source, init=init, proof=proof, take=take, take_spare=self._take_spare
+            ),
         )
         call = Call(Command.START, entry.generation, begin=lambda _: begin)
         owner = self._owners.get(entry.id)

@@ -1,19 +1,19 @@
 """A VM of a template, restored before anybody has asked for it, and how it becomes a sandbox."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from msgspec.structs import replace
 
 from wrenn_server.hostagent.guest.client import REHEARSAL, anonymous
-from wrenn_server.hostagent.network.base import Slot
 from wrenn_server.hostagent.sandbox import recipe
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Hold, Steps
+from wrenn_server.hostagent.sandbox.recipe import Berth, Box, Failed, Hold, Steps
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.vmm.base import Vm, VmExit
 from wrenn_server.linux.crash import crash_point
@@ -27,13 +27,15 @@ class Restored:
     """It stands still and is nobody's yet. Closing its stack ends it and removes what it has."""
 
     host: Host
-    name: str
-    """An id that no sandbox has, for its place, its cgroup and, for now, its overlay."""
-    slot: Slot
+    berth: Berth
+    """Its name is an id that no sandbox has; so is, for now, the overlay's."""
     vm: Vm
-    hold: Hold
     stack: AsyncExitStack
     watch: asyncio.Task[VmExit]
+
+    @property
+    def name(self) -> str:
+        return self.berth.place.id
 
     @property
     def over(self) -> bool:
@@ -44,7 +46,7 @@ class Restored:
         self, entry: Entry, saved: Saved, stack: AsyncExitStack, steps: Steps, init: Callable[[], envd.Init]
     ) -> Box | None:
         """See `recipe.Standby`."""
-        host, slot = self.host, self.slot
+        host, slot = self.host, self.berth.slot
         async with AsyncExitStack() as attempt:
             await attempt.enter_async_context(self.stack)
             # Before it moves: no packet of the sandbox is judged by other rules than its own.
@@ -73,7 +75,12 @@ class Restored:
                 )
                 return None
             await stack.enter_async_context(attempt.pop_all())
-            return Box(entry, slot, egress, self.vm, overlay, introduced, None, self.hold)
+            return Box(entry, slot, egress, self.vm, overlay, introduced, None, self.berth.hold)
+
+
+def kind(_entry: Entry, memory: Path) -> Hashable:
+    """A template's memory is of one image and one shape."""
+    return memory
 
 
 async def restored(host: Host, name: str, entry: Entry, saved: Saved) -> Restored:
@@ -83,24 +90,22 @@ async def restored(host: Host, name: str, entry: Entry, saved: Saved) -> Restore
     :raises Failed: :raises GuestFailed: it did not come to life, and nothing is left of it
     :raises WrennError: no slot"""
     async with AsyncExitStack() as stack:
-        hold = Hold()
-        stack.push_async_callback(_discard, host, name, hold)
-        slot = await stack.enter_async_context(recipe.held_slot(host, hold))
-        directory = stack.enter_context(recipe.directory_of(host.files.paths.place(name), hold))
+        berth = await stack.enter_async_context(recipe.berth_of(host, name))
+        stack.push_async_callback(_discard, host, name, berth.hold)
         with recipe.failures(f"restoring a VM of {entry.template} to stand by"):
-            overlay = await host.files.clone_overlay(saved, name, slot.uid)
+            overlay = await host.files.clone_overlay(saved, name, berth.slot.uid)
             spec = host.spec(replace(entry, image=str(saved.image)), overlay)
-            place = host.place(name, slot, directory)
-            vm = await stack.enter_async_context(host.driver.restore(spec, place, saved.memory or overlay))
+            restoring = host.driver.restore(spec, berth.place, saved.memory or overlay)
+            vm = await stack.enter_async_context(restoring)
             crash_point("standby.restored")
             # Once before it counts: what the guest does then is in its memory and, emulated, translated.
-            way = recipe.to_envd(host, slot)
+            way = recipe.to_envd(host, berth.slot)
             await recipe.before_exit(vm, host.guest.warm_up(way, anonymous(name), REHEARSAL))
             await vm.pause()
             crash_point("standby.ready")
         watch = asyncio.create_task(vm.wait(), name=f"watch {name}")
         stack.push_async_callback(recipe.cancelled, watch)
-        return Restored(host, name, slot, vm, hold, stack.pop_all(), watch)
+        return Restored(host, berth, vm, stack.pop_all(), watch)
 
 
 async def _discard(host: Host, name: str, hold: Hold) -> None:

@@ -1,16 +1,18 @@
-"""Restored VMs that wait for a sandbox to become, so that a create need not wait for a restore.
+"""What waits for a sandbox, so that no sandbox waits for it: restored VMs, and VMMs that have loaded nothing yet.
 
-Each comes from a template's memory, has answered once, has rehearsed its introduction, and stands still until it is
-taken. It has no owner, token or journal: whatever ends this agent ends it too, and the next agent removes what is left.
-The one event loop makes taking atomic: no VM is handed out twice.
+A VM comes from a template's memory, has answered once, has rehearsed its introduction, and stands still until it is
+taken. A VMM only waits for the state of a VM; it serves forks and resumes, too. Neither has an owner, token or journal:
+whatever ends this agent ends it too, and the next agent removes what is left. The one event loop makes taking atomic:
+nothing is handed out twice.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import structlog
 
@@ -18,7 +20,6 @@ from wrenn_server.hostagent.guest.client import GuestFailed
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.recipe import Failed
-from wrenn_server.hostagent.sandbox.standby import Restored, restored
 from wrenn_server.hostagent.storage.sealed import Saved, is_sealed
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.model.errors import WrennError
@@ -47,33 +48,63 @@ def wanted(creates: Sequence[float], now: float, limit: int) -> int:
     return min(limit, max(1, sum(now - at < WINDOW for at in creates)))
 
 
+class Ready(Protocol):
+    """What waits."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def over(self) -> bool:
+        """It has ended, and is of no use any more."""
+        ...
+
+    @property
+    def watch(self) -> asyncio.Task[Any]:
+        """Done then."""
+        ...
+
+    @property
+    def stack(self) -> AsyncExitStack:
+        """Ends it."""
+        ...
+
+
+R = TypeVar("R", bound=Ready)
+
+
 @dataclass(slots=True)
-class Kind:
-    """VMs that can stand for one another: same template, image and shape."""
+class Kind(Generic[R]):
+    """What can stand for one another: from the same memory, for the same shape."""
 
     entry: Entry
     saved: Saved
     creates: deque[float]
-    ready: deque[Restored] = field(default_factory=deque[Restored])
+    ready: deque[R] = field(default_factory=deque[R])
     not_before: float = 0.0
     """No try until then."""
 
 
-class Warm:
-    """An async context manager: leaving ends the VMs that still wait."""
+class Warm(Generic[R]):
+    """An async context manager: leaving ends those that still wait."""
 
     def __init__(
         self,
         host: Host,
         limit: int,
         free_memory: Callable[[], int],
+        make: Callable[[str, Entry, Saved], Awaitable[R]],
+        kind: Callable[[Entry, Path], Hashable],
         quiet: float = QUIET,
     ) -> None:
-        """:param limit: VMs that may wait at one time; 0: none
-        :param free_memory: MiB that the host could still give"""
+        """:param limit: how many may wait at one time; 0: none
+        :param free_memory: MiB that the host could still give
+        :param make: makes one under that name, which no sandbox has, from what it is given; may raise what starts raise
+        :param kind: equal for what one can serve, of a sandbox and the memory that it comes from; may raise OSError
+        :param quiet: seconds after the last create before another one is made"""
         self._host, self._limit, self._free_memory = host, limit, free_memory
-        self._quiet = quiet
-        self._kinds: dict[Path, Kind] = {}
+        self._make, self._kind, self._quiet = make, kind, quiet
+        self._kinds: dict[Hashable, Kind[R]] = {}
         self._wake = asyncio.Event()
         self._ends: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -91,13 +122,19 @@ class Warm:
             self._drop(kind, 0)
         await asyncio.gather(*self._ends)
 
-    def take(self, entry: Entry, saved: Saved) -> Restored | None:
+    def take(self, entry: Entry, saved: Saved) -> R | None:
         """One that waits, for the caller alone. Whether or not there is one, the next is expected."""
         if not self._limit or saved.memory is None:
             return None
-        kind = self._kinds.get(saved.overlay)
+        try:
+            key = self._kind(entry, saved.memory)
+        except OSError:
+            return None  # whoever restores it will say so
+        kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[saved.overlay] = Kind(entry, saved, deque(maxlen=self._limit))
+            kind = self._kinds[key] = Kind(entry, saved, deque(maxlen=self._limit))
+        elif not is_sealed(kind.saved.overlay.parent):
+            kind.saved = saved
         kind.creates.append(self._host.clock.now())
         self._wake.set()
         while kind.ready:
@@ -121,9 +158,10 @@ class Warm:
                 if sleep is not None:
                     sleep.cancel()
 
-    def _next(self) -> Kind | None:
+    def _next(self) -> Kind[R] | None:
         """Lets go what is no longer wanted; what is wanted most and may be made now."""
-        now, found = self._host.clock.now(), None
+        found: Kind[R] | None = None
+        now = self._host.clock.now()
         for key, kind in list(self._kinds.items()):
             want = wanted(kind.creates, now, self._limit) if is_sealed(kind.saved.overlay.parent) else 0
             self._drop(kind, want)
@@ -151,36 +189,36 @@ class Warm:
         )
         return min((moment for moment in moments if moment > now), default=None)
 
-    def _drop(self, kind: Kind, most: int) -> None:
+    def _drop(self, kind: Kind[R], most: int) -> None:
         for ended in [one for one in kind.ready if one.over]:
             kind.ready.remove(ended)
             self._end(ended)
         while len(kind.ready) > most:
             self._end(kind.ready.pop())
 
-    async def _fill(self, kind: Kind) -> None:
+    async def _fill(self, kind: Kind[R]) -> None:
         name = new_sandbox_id()
         try:
             async with self._host.starts:
-                made = await restored(self._host, name, kind.entry, kind.saved)
+                made = await self._make(name, kind.entry, kind.saved)
         except (Failed, GuestFailed, VmmError, WrennError, OSError) as error:
             kind.not_before = self._host.clock.now() + RETRY
-            log.warning("a VM cannot be kept warm", action="warm_failed", name=name, error=str(error))
+            log.warning("nothing can be kept warm", action="warm_failed", name=name, error=str(error))
             return
         except Exception:
             kind.not_before = self._host.clock.now() + RETRY
-            log.exception("a VM cannot be kept warm", action="warm_failed", name=name)
+            log.exception("nothing can be kept warm", action="warm_failed", name=name)
             return
         kind.ready.append(made)
         made.watch.add_done_callback(lambda _: self._wake.set())
 
-    def _end(self, one: Restored) -> None:
+    def _end(self, one: R) -> None:
         task = asyncio.create_task(self._ended(one), name=f"end {one.name}")
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
 
-    async def _ended(self, one: Restored) -> None:
+    async def _ended(self, one: R) -> None:
         try:
             await one.stack.aclose()
         except Exception:
-            log.exception("a warm VM did not end in order", action="warm_end_failed", name=one.name)
+            log.exception("what was kept warm did not end in order", action="warm_end_failed", name=one.name)

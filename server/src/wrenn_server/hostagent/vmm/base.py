@@ -4,6 +4,7 @@ A VM process outlives the agent: it has its own session, cgroup and uid. Leaving
 the VM only when nobody called `detach()`; an agent that stops detaches, and the next one calls `Driver.adopt`.
 """
 
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,46 @@ class Vm(Protocol):
         ...
 
 
+class Vmm(Protocol):
+    """A VMM process that waits for a VM."""
+
+    async def load(self, spec: VmSpec, snapshot: Path) -> Vm:
+        """The VM of the snapshot, running, in this process: it ends with the context of the VMM.
+
+        :raises VmmError: the snapshot is another one's, or does not fit; the VMM is good for nothing then.
+        """
+        ...
+
+    async def wait(self) -> VmExit:
+        """As `Vm.wait`."""
+        ...
+
+
+class Ahead(Protocol):
+    """VMMs that are started before anybody knows for which VM."""
+
+    def kind(self, spec: VmSpec, snapshot: Path) -> Hashable:
+        """Equal for all VMs that one such VMM could become.
+
+        :raises OSError: there is no such snapshot
+        """
+        ...
+
+    def start(self, spec: VmSpec, place: Place, snapshot: Path) -> AbstractAsyncContextManager[Vmm]:
+        """For VMs of the kind of this one; the disks of `spec` need not exist yet.
+
+        :raises VmmError:
+        """
+        ...
+
+
 class Driver(Protocol):
     name: str
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """None: its VMMs start so fast that it would gain nothing."""
+        ...
 
     async def version(self) -> str:
         """Of the VMM binary, e.g. `1.12.1`.

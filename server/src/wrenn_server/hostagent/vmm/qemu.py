@@ -9,7 +9,7 @@ security boundary (QEMU docs/system/security.rst).
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wrenn_server.hostagent.vmm import memory_image
-from wrenn_server.hostagent.vmm.base import Place, VmGone, VmmError, VmSpec
+from wrenn_server.hostagent.vmm.base import Ahead, Place, VmExit, VmGone, VmmError, VmSpec
 from wrenn_server.hostagent.vmm.console import Tail, make_fifo, open_fifo
 from wrenn_server.hostagent.vmm.manifest import Manifest, ManifestError
 from wrenn_server.hostagent.vmm.memory_image import Base
@@ -41,7 +41,7 @@ from wrenn_server.hostagent.vmm.qemu_command import (
 from wrenn_server.hostagent.vmm.qemu_vm import QemuVm
 from wrenn_server.hostagent.vmm.qmp import Qmp
 from wrenn_server.hostagent.vmm.running import empty
-from wrenn_server.hostagent.vmm.template_memory import TemplateMemory, new_memory
+from wrenn_server.hostagent.vmm.template_memory import TemplateMemory, identity, new_memory
 from wrenn_server.linux import kvm, netns
 from wrenn_server.linux.cgroup import Cgroup, Cgroups, Limits
 from wrenn_server.linux.process import Process, User, confined, run, spawn
@@ -54,6 +54,8 @@ _TURN = 0.05
 """Seconds for which an emulator keeps a processor. Emulators that take turns at every wake-up and every few ms lose what
 the caches had for them: ten started at once on two processors took 5.8 s of processor time, this way 4.0 (4.7 one by one),
 and a command beside four busy guests 155 ms, this way 71; programs with turns as usual wait no longer than before."""
+_NO_DISK = 1 << 20
+"""Bytes of what stands for a disk until there is one."""
 _PIDS_MAX = 160
 """vCPUs, QEMU's own threads and its block worker pool (up to 64 a drive)."""
 
@@ -101,6 +103,10 @@ class QemuDriver:
         os.close(self._empty_netns)
         self._empty_netns = -1
 
+    @property
+    def ahead(self) -> Ahead:
+        return self
+
     async def version(self) -> str:
         if self._version is None:
             try:
@@ -125,7 +131,25 @@ class QemuDriver:
 
     @contextlib.asynccontextmanager
     async def restore(self, spec: VmSpec, place: Place, snapshot: Path) -> AsyncGenerator[QemuVm, None]:
-        self._check(spec, snapshot, await self.version())
+        self.check(spec, snapshot, await self.version())
+        async with self._waiting(spec, place, snapshot, disks=True) as vm:
+            await vm.load(snapshot)
+            yield vm
+
+    def kind(self, spec: VmSpec, snapshot: Path) -> Hashable:
+        return spec.vcpus, spec.memory_mb, identity(snapshot / memory_image.NAME)
+
+    @contextlib.asynccontextmanager
+    async def start(self, spec: VmSpec, place: Place, snapshot: Path) -> AsyncGenerator["_Started", None]:
+        """It has everything but the disks, which are the one thing that QEMU can be given later."""
+        async with self._waiting(spec, place, snapshot, disks=False) as vm:
+            yield _Started(self, vm, self.kind(spec, snapshot))
+
+    @contextlib.asynccontextmanager
+    async def _waiting(
+        self, spec: VmSpec, place: Place, snapshot: Path, *, disks: bool
+    ) -> AsyncGenerator[QemuVm, None]:
+        """A QEMU with the memory of the snapshot, without its changes, that has not loaded anything."""
         async with AsyncExitStack() as stack:
             try:
                 base = Base.open(snapshot / memory_image.NAME)
@@ -133,13 +157,11 @@ class QemuDriver:
                 sealed = await stack.enter_async_context(self._templates.use(base.path))
             except OSError as error:
                 raise VmmError(f"{place.id}: the memory of the snapshot: {error}") from error
-            vm = await stack.enter_async_context(self._process(spec, place, sealed, base))
-            await vm.load(snapshot)
-            yield vm
+            yield await stack.enter_async_context(self._process(spec, place, sealed, base, disks=disks))
 
     @contextlib.asynccontextmanager
     async def adopt(self, spec: VmSpec, place: Place, record: dict[str, Any]) -> AsyncGenerator[QemuVm, None]:
-        started = _Started(place, self._cgroups.open(place.cgroup))
+        started = _Starting(place, self._cgroups.open(place.cgroup))
         try:
             started.process = Process.open(int(record["pid"]), int(record["started"]))
             started.console, started.log = (
@@ -167,7 +189,8 @@ class QemuDriver:
     def _machine(self, spec: VmSpec) -> Machine:
         return Machine(accel=self._accel, vcpus=spec.vcpus, memory_mb=spec.memory_mb)
 
-    def _check(self, spec: VmSpec, snapshot: Path, version: str) -> None:
+    def check(self, spec: VmSpec, snapshot: Path, version: str) -> None:
+        """:raises VmmError: this QEMU cannot load that snapshot"""
         try:
             Manifest.read(snapshot).check(
                 driver=self.name, version=version, machine=machine_arguments(self._machine(spec))
@@ -177,13 +200,16 @@ class QemuDriver:
 
     @contextlib.asynccontextmanager
     async def _process(
-        self, spec: VmSpec, place: Place, memory: int, base: Base | None
+        self, spec: VmSpec, place: Place, memory: int, base: Base | None, *, disks: bool = True
     ) -> AsyncGenerator[QemuVm, None]:
-        """:param base: what `memory` is the content of, for a VM that is to be loaded; None: it boots."""
+        """:param base: what `memory` is the content of, for a VM that is to be loaded; None: it boots.
+        :param disks: whether those of `spec` are there already"""
         version = await self.version()
-        started = _Started(place, self._cgroups.open(place.cgroup))
+        started = _Starting(place, self._cgroups.open(place.cgroup))
         try:
-            await netns.in_own_thread(lambda: self._start(started, spec, memory, boots=base is None))
+            await netns.in_own_thread(
+                lambda: self._spawn(started, spec, memory, boots=base is None, disks=disks)
+            )
         except BaseException as error:
             await started.undo()
             if isinstance(error, OSError):
@@ -192,7 +218,7 @@ class QemuDriver:
         async with self._vm(spec, started, base, version) as vm:
             yield vm
 
-    def _vm(self, spec: VmSpec, started: "_Started", base: Base | None, version: str) -> QemuVm:
+    def _vm(self, spec: VmSpec, started: "_Starting", base: Base | None, version: str) -> QemuVm:
         assert started.process is not None and started.monitor is not None  # noqa: S101, PT018 - both just made
         return QemuVm(
             started.place,
@@ -207,7 +233,7 @@ class QemuDriver:
             version=version,
         )
 
-    def _start(self, started: "_Started", spec: VmSpec, memory: int, *, boots: bool) -> None:
+    def _spawn(self, started: "_Starting", spec: VmSpec, memory: int, *, boots: bool, disks: bool) -> None:
         """Everything that blocks, in a thread of its own that changes its namespace twice."""
         place = started.place
         machine = self._machine(spec)
@@ -231,12 +257,18 @@ class QemuDriver:
             started.console = make_fifo(place.directory / CONSOLE_FIFO)
             started.log = make_fifo(place.directory / LOG_FIFO)
             listener = stack.enter_context(_listen(place.directory))
+            root_image, overlay = spec.root_image, spec.overlay
+            if not disks:
+                nothing = os.memfd_create("no-disk", os.MFD_CLOEXEC)
+                stack.callback(os.close, nothing)
+                os.ftruncate(nothing, _NO_DISK)
+                root_image = overlay = Path(f"/proc/self/fd/{nothing}")
             fds = {
                 CONSOLE: started.console,
                 LOG: started.log,
                 MONITOR: listener.fileno(),
-                ROOT: opened(spec.root_image, os.O_RDONLY),
-                OVERLAY: opened(spec.overlay, os.O_RDWR | os.O_NOFOLLOW),
+                ROOT: opened(root_image, os.O_RDONLY),
+                OVERLAY: opened(overlay, os.O_RDWR | (os.O_NOFOLLOW if disks else 0)),
                 MEMORY: memory,
             }
             append = None
@@ -258,8 +290,30 @@ class QemuDriver:
             started.monitor = _connect(place.directory)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Started:
+    """See `base.Vmm`."""
+
+    driver: QemuDriver
+    vm: QemuVm
+    kind: Hashable
+
+    async def load(self, spec: VmSpec, snapshot: Path) -> QemuVm:
+        self.driver.check(spec, snapshot, await self.driver.version())
+        if self.driver.kind(spec, snapshot) != self.kind:
+            raise VmmError(
+                f"{self.vm.place.id}: its QEMU was started for another memory than that of {snapshot}"
+            )
+        await self.vm.attach(spec.root_image, spec.overlay)
+        await self.vm.load(snapshot)
+        return self.vm
+
+    async def wait(self) -> VmExit:
+        return await self.vm.wait()
+
+
+@dataclass(slots=True)
+class _Starting:
     """What exists of a VM before somebody owns it."""
 
     place: Place

@@ -127,5 +127,13 @@ def _drive(node: str, fd: int, *, read_only: bool) -> str:
     return json.dumps(options, separators=(",", ":"))
 
 
+def disk_arguments(node: str, fds: int, *, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For a QEMU that waits: `blockdev-add` of the file in that set of descriptors, and what `blockdev-reopen` makes of
+    the drive `node` then. As if it had been started with that file."""
+    options: dict[str, Any] = json.loads(_drive(node, fds, read_only=read_only))
+    file = options["file"] | {"node-name": f"{node}-file", "cache": options["cache"]}
+    return file, options | {"file": file["node-name"]}
+
+
 def _inherited(fd: int) -> str:
     return f"/proc/self/fd/{fd}"

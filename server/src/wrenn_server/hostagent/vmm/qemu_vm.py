@@ -14,6 +14,7 @@ from wrenn_server.hostagent.vmm.base import Place, VmmError
 from wrenn_server.hostagent.vmm.console import Tail
 from wrenn_server.hostagent.vmm.manifest import Manifest
 from wrenn_server.hostagent.vmm.memory_image import Base
+from wrenn_server.hostagent.vmm.qemu_command import disk_arguments
 from wrenn_server.hostagent.vmm.qmp import Qmp, QmpClosed
 from wrenn_server.hostagent.vmm.running import RunningVm
 from wrenn_server.linux.cgroup import Cgroup
@@ -26,8 +27,8 @@ _SAVE_TIMEOUT = _LOAD_TIMEOUT = 30.0
 """Seconds for the state of the devices, 200 KB; a few ms on an idle machine."""
 _ROOM_RETRY = 1.0
 """Seconds until a guest whose write found the host's disk full tries it again: nobody tells when there is room."""
-_STATE_SET = 1000
-"""Number of a set of descriptors that no drive uses."""
+_STATE_SET, _ROOT_SET, _OVERLAY_SET = range(1000, 1003)
+"""Numbers of sets of descriptors that no drive is started with."""
 _HEADROOM = 16 << 20
 """Bytes of disk space beside the memory itself."""
 
@@ -108,6 +109,36 @@ class QemuVm(RunningVm):
     async def resume(self) -> None:
         self._paused = False
         await self._monitor.execute("cont")
+
+    async def attach(self, root_image: Path, overlay: Path) -> None:
+        """Gives its disks to a QEMU that was started without, before it loads anything.
+
+        :raises VmmError:"""
+        disks = (
+            ("root", root_image, _ROOT_SET, os.O_RDONLY),
+            ("overlay", overlay, _OVERLAY_SET, os.O_RDWR | os.O_NOFOLLOW),
+        )
+        answers: list[asyncio.Future[dict[str, Any]]] = []
+        drives: list[dict[str, Any]] = []
+        try:
+            for node, path, number, flags in disks:
+                fd = os.open(path, flags | os.O_CLOEXEC)
+                try:
+                    answers.append(self._monitor.start("add-fd", {"fdset-id": number}, fds=[fd]))
+                finally:
+                    os.close(fd)
+                file, drive = disk_arguments(node, number, read_only=flags & os.O_ACCMODE == os.O_RDONLY)
+                answers.append(self._monitor.start("blockdev-add", file))
+                drives.append(drive)
+            answers.append(self._monitor.start("blockdev-reopen", {"options": drives}))
+            async with asyncio.timeout(_LOAD_TIMEOUT):
+                await asyncio.gather(*answers)
+        except TimeoutError as error:
+            raise VmmError(f"{self.place.id}: attaching its disks: no end in sight") from error
+        except QmpClosed as error:
+            raise await self.ended_early("attaching its disks", error) from error
+        except OSError as error:
+            raise VmmError(f"{self.place.id}: attaching its disks: {error}") from error
 
     async def load(self, snapshot: Path) -> None:
         """Brings the state of a snapshot into a fresh QEMU that waits for it, and lets the VM run.

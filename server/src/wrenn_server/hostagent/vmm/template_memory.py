@@ -42,7 +42,15 @@ def seal_copy(path: Path) -> int:
         os.close(source)
 
 
-_Identity = tuple[int, int, int]
+Identity = tuple[int, int, int]
+
+
+def identity(path: Path) -> Identity:
+    """Equal for all names of one memory file. The number of a deleted file may come back; its time does not.
+
+    :raises OSError: it is missing"""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
 
 @dataclass(slots=True)
@@ -58,7 +66,7 @@ class TemplateMemory:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: OrderedDict[_Identity, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Identity, _Entry] = OrderedDict()
 
     @contextlib.asynccontextmanager
     async def use(self, path: Path) -> AsyncGenerator[int, None]:
@@ -66,41 +74,39 @@ class TemplateMemory:
 
         :raises OSError: the file is missing, or memory is short.
         """
-        stat = os.stat(path)
-        # The number of a deleted file may come back; its time does not.
-        identity = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
-        entry = self._entries.get(identity)
+        name = identity(path)
+        entry = self._entries.get(name)
         if entry is None or (entry.making.done() and entry.making.exception()):
             making = asyncio.ensure_future(asyncio.to_thread(seal_copy, path))
-            entry = self._entries[identity] = _Entry(making, stat.st_blocks * 512)
-        self._entries.move_to_end(identity)
+            entry = self._entries[name] = _Entry(making, os.stat(path).st_blocks * 512)
+        self._entries.move_to_end(name)
         entry.users += 1
         try:
             self._shrink()
             yield await asyncio.shield(entry.making)
         finally:
             entry.users -= 1
-            if self._entries.get(identity) is not entry:
+            if self._entries.get(name) is not entry:
                 self._drop(entry)
 
     def close(self) -> None:
         """Gives up all of it."""
-        for identity in list(self._entries):
-            self._forget(identity)
+        for name in list(self._entries):
+            self._forget(name)
 
-    def _forget(self, identity: _Identity) -> None:
-        entry = self._entries.pop(identity, None)
+    def _forget(self, name: Identity) -> None:
+        entry = self._entries.pop(name, None)
         if entry is not None:
             self._drop(entry)
 
     def _shrink(self) -> None:
         total = sum(entry.size for entry in self._entries.values())
-        for identity, entry in list(self._entries.items()):
+        for name, entry in list(self._entries.items()):
             if total <= self._limit:
                 return
             if entry.users == 0:
                 total -= entry.size
-                self._forget(identity)
+                self._forget(name)
 
     @staticmethod
     def _drop(entry: _Entry) -> None:
