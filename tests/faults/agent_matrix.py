@@ -39,6 +39,13 @@ MATRIX: list[Row] = [
         },
         quick=("standby.intent_written",),
     ),
+    *rows(
+        "create with a VMM that waits",
+        {"spare.started": "running", "spare.taken": "gone", "spare.loaded": "failed"},
+        quick=("spare.started", "spare.loaded"),
+    ),
+    *rows("resume with a VMM that waits", {"spare.taken": "paused", "spare.loaded": "paused"}),
+    *rows("fork with a VMM that waits", {"spare.taken": "gone", "spare.loaded": "failed"}),
     *rows("pause", PAUSING, quick=("pause.memory_written", "pause.overlay_moved", "seal.renamed")),
     *rows("pause after a resume", PAUSING, quick=("seal.manifest_written",)),
     *rows(

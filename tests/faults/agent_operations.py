@@ -11,11 +11,13 @@ from hostagent.process import COUNTER, AgentProcess, count, start
 
 from support.programs import stands_still
 from wrenn_server.linux import crash
+from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.ids import new_sandbox_id, new_snapshot_id
 
 FRESH_DISK_MB = 1536
 """No template has this shape yet."""
+A_SPARE = {"AGENT_SPARES": "1"}
 NOWHERE = {"deny_out": ["0.0.0.0/0"]}
 
 
@@ -99,8 +101,10 @@ async def create(scene: Scene) -> None:
     await scene.ask("PUT", scene.path, start(token(1)))
 
 
-async def create_again_and_again(scene: Scene) -> None:
-    """Until one has a VM that stood by, or that is being made ready."""
+async def create_again_and_again(scene: Scene, rest: float = 1.5) -> None:
+    """Until one has what waited for it, or that is being made ready.
+
+    :param rest: seconds between two: the pools fill themselves when nobody creates, and tell nobody of it"""
     async with asyncio.timeout(60):
         while scene.agent.process is not None and scene.agent.process.poll() is None:
             scene.attempted = new_sandbox_id()
@@ -110,7 +114,20 @@ async def create_again_and_again(scene: Scene) -> None:
             assert answered[0] == 200, answered
             scene.acknowledged.append(scene.attempted)
             scene.attempted = ""
-            await asyncio.sleep(1.5)  # the pool fills itself when nobody creates, and tells nobody of it
+            await asyncio.sleep(rest)
+
+
+async def once_one_waits(scene: Scene, act: Callable[[Scene], Awaitable[None]]) -> None:
+    """When a VMM waits for whoever is next."""
+    cgroups, parent, first = Cgroups.detect(), f"wrenn-{scene.agent.paths.tag}", new_sandbox_id()
+    known = {first, *cgroups.children(parent)}
+    await scene.agent.ok("PUT", f"/v1/sandboxes/{first}", start(token(1)))
+    scene.acknowledged.append(first)
+    async with asyncio.timeout(30):
+        while not {*cgroups.children(parent)} - known:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(1)  # its cgroup is the first that is there of it, the rest takes 60 ms
+    await act(scene)
 
 
 async def pause(scene: Scene, *, memory: bool = True) -> None:
@@ -185,6 +202,15 @@ OPERATIONS = {
     "create": Operation(nothing, create),
     "create with a VM that stands by": Operation(
         nothing, create_again_and_again, "attempted", {"AGENT_WARM": "1"}
+    ),
+    "create with a VMM that waits": Operation(
+        nothing, lambda scene: create_again_and_again(scene, 3.5), "attempted", A_SPARE
+    ),
+    "resume with a VMM that waits": Operation(
+        Scene.rests, lambda scene: once_one_waits(scene, resume), settings=A_SPARE
+    ),
+    "fork with a VMM that waits": Operation(
+        Scene.runs, lambda scene: once_one_waits(scene, fork), "other", A_SPARE
     ),
     "pause": Operation(Scene.runs, pause),
     "pause after a resume": Operation(Scene.has_resumed, pause),

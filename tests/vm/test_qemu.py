@@ -292,6 +292,22 @@ async def test_a_snapshot_of_another_machine_is_refused(
             pass
 
 
+async def test_a_qemu_that_waits_takes_no_other_memory(
+    driver: QemuDriver, places: VmPlaces, template: Template, tmp_path: Path
+) -> None:
+    where, other = places.make(), tmp_path / "other"
+    shutil.copytree(template.snapshot, other)  # equal, but not the same
+    async with driver.start(where.spec(template.data), where.place, template.snapshot) as waiting:
+        assert driver.kind(where.spec(template.data), other) != waiting.kind
+        with pytest.raises(VmmError, match="another memory"):
+            await waiting.load(template.spec(where), other)
+        with pytest.raises(VmmError, match="the machine differs"):
+            await waiting.load(template.spec(where, memory_mb=512), template.snapshot)
+        await waiting.load(template.spec(where), template.snapshot)
+        await ready(where)
+    assert list(where.place.directory.iterdir()) == []
+
+
 async def test_a_damaged_snapshot_is_refused_and_leaves_nothing(
     driver: QemuDriver, places: VmPlaces, template: Template, tmp_path: Path
 ) -> None:

@@ -188,6 +188,7 @@ async def _brought_up(
     if spare is not None:
         await stack.enter_async_context(spare.stack)
         berth = spare.berth
+        crash_point("spare.taken")
     else:
         berth = await stack.enter_async_context(berth_of(host, entry.id))
     slot, place = berth.slot, berth.place
@@ -215,6 +216,7 @@ async def _brought_up(
         if memory is not None:
             if spare is not None:
                 vm = await spare.vmm.load(spec, memory)
+                crash_point("spare.loaded")
             else:
                 vm = await stack.enter_async_context(host.driver.restore(spec, place, memory))
             steps.done("vm")
