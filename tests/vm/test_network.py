@@ -265,9 +265,9 @@ async def test_clean_up_removes_what_a_killed_agent_left(world: World, tag: str)
     slots = pool(tag)
     await slots.__aenter__()
     async with net.guest(await slots.acquire()):
-        assert slots._refiller is not None
-        slots._refiller.cancel()
-        await asyncio.wait([slots._refiller])
+        for refiller in slots._refillers:
+            refiller.cancel()
+        await asyncio.gather(*slots._refillers, return_exceptions=True)
         await clean_up(tag)  # a VM still holds the namespace
         assert await state_of_host(tag) == before
     await clean_up(tag)

@@ -3,14 +3,14 @@
 import asyncio
 import errno
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import structlog.testing
 
 from wrenn_server.hostagent.network.base import Slot
-from wrenn_server.hostagent.network.slots import Slots, clean_up
+from wrenn_server.hostagent.network.slots import AT_LEAST, Slots, at_once, clean_up
 from wrenn_server.linux import netlink
 from wrenn_server.linux.fake.netlink import Netlink
 from wrenn_server.linux.fake.nft import Nft
@@ -70,7 +70,13 @@ def nft() -> Nft:
 
 
 def make(
-    kernel: Netlink, nft: Nft, *, limit: int = 10, ready: int = 2, network: str = "10.214.0.0/16"
+    kernel: Netlink,
+    nft: Nft,
+    *,
+    limit: int = 10,
+    ready: int = 2,
+    network: str = "10.214.0.0/16",
+    rest: Callable[[], Awaitable[object]] = at_once,
 ) -> Slots:
     return Slots(
         tag="1a2b",
@@ -78,6 +84,7 @@ def make(
         uid_base=20000,
         limit=limit,
         ready=ready,
+        rest=rest,
         netlink=kernel,
         nft=nft,
     )
@@ -97,6 +104,18 @@ async def test_a_taken_slot_is_replaced_in_the_background(kernel: Held, nft: Nft
         slot = await slots.acquire()
         assert (slot.index, slot.uid, slot.veth) == (0, 20000, "wr1a2bv0")
         await kernel.wait_for(3)
+
+
+async def test_a_busy_host_prepares_only_the_least(kernel: Held, nft: Nft) -> None:
+    rest = asyncio.Event()
+    async with make(kernel, nft, ready=AT_LEAST + 2, rest=rest.wait) as slots:
+        assert len(kernel.namespaces) == AT_LEAST
+        await slots.acquire()
+        await kernel.wait_for(AT_LEAST + 1)
+        await asyncio.sleep(0)
+        assert len(kernel.namespaces) == AT_LEAST + 1
+        rest.set()
+        await kernel.wait_for(AT_LEAST + 3)
 
 
 async def test_more_at_once_than_are_ready_all_get_their_own(kernel: Held, nft: Nft) -> None:

@@ -52,7 +52,7 @@ class Slots:
         uid_base: int,
         limit: int,
         ready: int = READY,
-        rest: Callable[[], Awaitable[None]] = at_once,
+        rest: Callable[[], Awaitable[object]] = at_once,
         resolv_conf: Path = RESOLV_CONF,
         netlink: Netlink | None = None,
         nft: Nft | None = None,
@@ -208,7 +208,7 @@ class Slots:
         for taken in self._taken:
             taken.set()
 
-    async def _refill(self, target: int, turn: Callable[[], Awaitable[None]], taken: asyncio.Event) -> None:
+    async def _refill(self, target: int, turn: Callable[[], Awaitable[object]], taken: asyncio.Event) -> None:
         while True:
             await taken.wait()
             taken.clear()
@@ -219,7 +219,7 @@ class Slots:
                 await asyncio.sleep(RETRY)
                 taken.set()
 
-    async def _fill(self, target: int, turn: Callable[[], Awaitable[None]]) -> None:
+    async def _fill(self, target: int, turn: Callable[[], Awaitable[object]]) -> None:
         while len(self._ready) < target and self._free:
             await turn()
             if len(self._ready) < target and self._free:
