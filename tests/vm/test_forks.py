@@ -32,7 +32,11 @@ IDENTITY = (
 def installation(guest_images: Path, tmp_path_factory: pytest.TempPathFactory) -> AgentProcess:
     """One data directory for all tests, so that the template is booted once."""
     agent = AgentProcess(tmp_path_factory.mktemp("agent"), guest_images)
-    agent.settings = {"AGENT_SLOTS": str(FORKS + 8), "AGENT_START_TIMEOUT": "120"}
+    agent.settings = {
+        "AGENT_SLOTS": str(FORKS + 8),
+        "AGENT_SPARES": "12",
+        "AGENT_START_TIMEOUT": "120",
+    }
     return agent
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(120 + 10 * CYCLES)]
 @pytest.fixture
 async def agent(guest_images: Path, tmp_path: Path) -> AsyncGenerator[AgentProcess]:
     agent = AgentProcess(tmp_path, guest_images)
-    agent.settings = {"AGENT_SLOTS": "8"}
+    agent.settings = {"AGENT_SLOTS": "8", "AGENT_SPARES": "2"}
     async with serving(agent):
         yield agent
     assert agent.remains() == []
