@@ -29,7 +29,7 @@ from wrenn_server.hostagent.guest.client import Guest
 from wrenn_server.hostagent.heartbeat import Content, Heart
 from wrenn_server.hostagent.metrics import Metrics
 from wrenn_server.hostagent.network import plan
-from wrenn_server.hostagent.network.slots import Slots
+from wrenn_server.hostagent.network.slots import READY, Slots
 from wrenn_server.hostagent.renewal import Renewal
 from wrenn_server.hostagent.sampler import Sampler, Samples, Sender
 from wrenn_server.hostagent.sandbox import recipe, standby
@@ -108,8 +108,7 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
             tag=paths.tag,
             network=config.network,
             uid_base=config.uid_base,
-            # What waits takes no sandbox its place.
-            limit=min(config.slots + config.warm + config.spares, plan.capacity(config.network)),
+            limit=_slots(config),
             rest=quiet.rest,
         )
         changes = Changes()
@@ -235,6 +234,12 @@ async def running(config: Config, credentials: Credentials, drivers: Drivers) ->
         )  # fmt: skip
         yield Agent(listener.address, registry)
         log.info("stopping; the sandboxes run on", action="agent_stop")
+
+
+def _slots(config: Config) -> int:
+    """For the sandboxes, and beside them for what waits for one, where the network has room for more than those."""
+    room = plan.capacity(config.network) - READY
+    return max(config.slots, min(config.slots + config.warm + config.spares, room))
 
 
 def _uploads(config: Config, files: Files) -> Uploads | None:
