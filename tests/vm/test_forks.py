@@ -81,6 +81,36 @@ async def test_forks_have_nothing_in_common_but_their_past(agent: AgentProcess) 
 
 
 @pytest.mark.vm
+async def test_a_fork_has_ssh_host_keys_of_its_own_and_a_resume_keeps_them(agent: AgentProcess) -> None:
+    id, fork, path = new_sandbox_id(), new_sandbox_id(), "/etc/ssh/ssh_host_"
+    await agent.ok("PUT", f"/v1/sandboxes/{id}", start())
+    kinds = f"for kind in ed25519 ecdsa; do sudo ssh-keygen -q -t $kind -N '' -f {path}${{kind}}_key; done"
+    await agent.run(id, "token1", f"{kinds}; echo old | sudo tee {path}rsa_key {path}rsa_key.pub")
+    fast = f"cat {path}ed25519_key.pub {path}ecdsa_key.pub; sudo cat {path}ed25519_key {path}ecdsa_key"
+    keys = await agent.run(id, "token1", fast)
+    assert keys.count("PRIVATE KEY") == 4
+
+    targets = [{"id": fork, "generation": 1, "access_token": "token2"}]
+    answer = await agent.ok("POST", f"/v1/sandboxes/{id}/fork", {"generation": 1, "targets": targets})
+    assert "ssh_host_keys" in answer["results"][0]["report"]["renewed"]
+    others = await agent.run(fork, "token2", fast)
+    assert others.count("PRIVATE KEY") == 4
+    assert not {*others.split("\n")} & {
+        line for line in keys.split("\n") if "PRIVATE KEY" not in line and line
+    }
+    # Made beside what goes on; until then there is none.
+    await agent.run(fork, "token2", f"until [ -s {path}rsa_key.pub ]; do sleep 0.2; done")
+    assert (await agent.run(fork, "token2", f"cat {path}rsa_key.pub")).startswith("ssh-rsa ")
+
+    assert await agent.run(id, "token1", fast) == keys
+    await agent.ok("POST", f"/v1/sandboxes/{id}/pause", {"generation": 1})
+    body = {"generation": 2, "access_token": "token3"}
+    report = await agent.ok("POST", f"/v1/sandboxes/{id}/resume", body)
+    assert "ssh_host_keys" not in report["renewed"]
+    assert await agent.run(id, "token3", fast) == keys
+
+
+@pytest.mark.vm
 @pytest.mark.parametrize("memory", [True, False], ids=["with memory", "disk alone"])
 async def test_back_to_a_snapshot_of_itself(agent: AgentProcess, memory: bool) -> None:
     id, snapshot = new_sandbox_id(), new_snapshot_id()

@@ -23,11 +23,14 @@ type kernel interface {
 	setHostname(name string) error
 	// bind shows source in the place of target
 	bind(source, target string) error
+	makeHostKey(kind, path string) error
+	reload(pid int, name string)
 }
 
 // become gives this clone its own random numbers, time and names, and tells which. Random numbers come first: the
 // boot id below is drawn from them.
 func (g *Guest) become(who identity) (renewed []string, err error) {
+	another := g.isAnother(who.machineID)
 	for _, step := range []struct {
 		name  string
 		asked bool
@@ -48,6 +51,11 @@ func (g *Guest) become(who identity) (renewed []string, err error) {
 			return nil, fmt.Errorf("%s: %w", step.name, err)
 		}
 		renewed = append(renewed, step.name)
+	}
+	if another {
+		if kinds := g.hostKeys(); len(kinds) > 0 && g.renewHostKeys(kinds) {
+			renewed = append(renewed, "ssh_host_keys")
+		}
 	}
 	return renewed, nil
 }

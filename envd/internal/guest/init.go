@@ -76,7 +76,8 @@ func (g *Guest) Init(token string, request *InitRequest) (newLife bool, err erro
 	return newLife, nil
 }
 
-// Renewed names what the present life has of its own: `random`, `clock`, `hostname`, `machine_id`, `boot_id`, `token`.
+// Renewed names what the present life has of its own: `random`, `clock`, `hostname`, `machine_id`, `boot_id`,
+// `ssh_host_keys`, `token`.
 func (g *Guest) Renewed() []string {
 	g.initLock.Lock()
 	defer g.initLock.Unlock()

@@ -3,6 +3,7 @@ package guest
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -37,6 +38,15 @@ func (k *fakeKernel) setHostname(name string) error { return k.note("hostname", 
 func (k *fakeKernel) bind(source, _ string) error {
 	return k.note("bind", filepath.Base(source))
 }
+
+func (k *fakeKernel) makeHostKey(kind, path string) error {
+	if err := k.note("key", kind); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte("new"), 0o600)
+}
+
+func (k *fakeKernel) reload(pid int, name string) { _ = k.note("reload", fmt.Sprint(pid, " ", name)) }
 
 func newGuest(t *testing.T) (*Guest, *fakeKernel) {
 	t.Helper()

@@ -230,7 +230,7 @@ class Forked(Struct, kw_only=True):
         list[str] | UnsetType,
         Meta(
             description="What the copy has of its own instead of its source's, by its guest's word: `random` (the kernel's "
-            "random numbers), `clock`, `hostname`, `machine_id`, `boot_id`, `token` (envd's)"
+            "random numbers), `clock`, `hostname`, `machine_id`, `boot_id`, `ssh_host_keys`, `token` (envd's)"
         ),
     ] = UNSET
 

@@ -96,7 +96,7 @@ class Activity(StrEnum):
     """A program that was started by envd runs."""
 
 
-RENEWED = ("random", "clock", "hostname", "machine_id", "boot_id", "token")
+RENEWED = ("random", "clock", "hostname", "machine_id", "boot_id", "ssh_host_keys", "token")
 """What a guest can have renewed of what makes it one of its kind, in its own words."""
 
 
