@@ -51,6 +51,28 @@ async def idle_since(world: World, sandbox_id: str, minutes: int) -> None:
 # What is bought
 
 
+async def test_snapshots_may_take_as_much_as_the_pools_disk(world: World, host: SimulatedAgent) -> None:
+    await buy(world, disk_mb=5120)
+    path = f"/v1/sandboxes/{(await world.new_sandbox())['id']}/snapshots"
+    first = await world.api.post(path, {})
+    assert first.status_code == 201, first.text
+
+    async def take(mb: int) -> None:
+        await world.cp.db.execute("UPDATE snapshots SET size_bytes = $1::bigint << 20", mb)
+
+    await take(5120)
+    error = await refusal(await world.api.post(path, {}), 409, "snapshot_quota_reached")
+    assert "5120 MiB" in error["message"]
+    assert len((await world.api.get("/v1/snapshots")).json()) == 1
+    await take(5119)
+    answers = await asyncio.gather(*(world.api.post(path, {}) for _ in range(4)))
+    # One that is being made counts with its memory, so they do not all pass at once.
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+    await buy(world, disk_mb=51200)
+    assert (await world.api.post(path, {})).status_code == 201
+    assert (await world.api.delete(f"/v1/snapshots/{first.json()['id']}")).status_code == 204
+
+
 async def test_without_a_pool_nothing_is_bounded(world: World, host: SimulatedAgent) -> None:
     await world.new_sandbox(vcpus=2, memory_mb=1024)
     found = (await world.user.get("/v1/pool")).json()

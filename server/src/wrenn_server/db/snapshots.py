@@ -67,6 +67,18 @@ async def insert(
     return row(record, SnapshotRow)
 
 
+async def taken(db: Executor, team_id: str) -> int:
+    """Bytes of the disk that a team's snapshots take; of one that is being made its memory."""
+    found = await db.fetchval(
+        """SELECT coalesce(sum(CASE WHEN state <> 'creating' THEN size_bytes
+                                    WHEN memory THEN memory_mb::bigint << 20 ELSE 0 END), 0)::bigint
+             FROM snapshots WHERE team_id = $1""",
+        team_id,
+    )
+    assert isinstance(found, int)  # noqa: S101 - a bigint
+    return found
+
+
 async def settle(db: Executor, id: str, size_bytes: int) -> bool:
     """creating → ready. False: it was given up meanwhile."""
     return (

@@ -9,8 +9,10 @@ import structlog
 from wrenn_server.controlplane.context import ControlPlane
 from wrenn_server.controlplane.services import outcomes, sandboxes, templates
 from wrenn_server.db import hosts as db_hosts
+from wrenn_server.db import pools as db_pools
 from wrenn_server.db import snapshots as db_snapshots
 from wrenn_server.db import templates as db_templates
+from wrenn_server.db.pool import Connection
 from wrenn_server.db.snapshots import SnapshotRow
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Conflict, Forbidden, NotFound, Unavailable, WrennError
@@ -38,7 +40,7 @@ async def create(
     :param memory: False: the disk alone, so that sandboxes made of it boot
     :param replace: False: a name that leads to another snapshot already is refused
     :raises InvalidRequest: the name cannot be one
-    :raises Conflict: the sandbox does not run; `template_name_taken`
+    :raises Conflict: the sandbox does not run; `template_name_taken`; `snapshot_quota_reached`
     """
     wanted = None if name is None else templates.snapshot_name(name)
     if wanted is not None and not replace:
@@ -119,9 +121,11 @@ async def _create(
     host = await sandboxes.host_of(cp, source)
     snapshot_id = new_snapshot_id()
     with cp.work.leased([snapshot_id]):
-        new = await db_snapshots.insert(
-            cp.db, snapshot_id, sandbox_id=source.id, generation=source.generation, memory=memory
-        )
+        async with cp.db.transaction() as tx:
+            await _demand_room(tx, team_id)
+            new = await db_snapshots.insert(
+                tx, snapshot_id, sandbox_id=source.id, generation=source.generation, memory=memory
+            )
         if new is None:
             raise outcomes.changed(source)
         crash_point("snapshot.row_written")
@@ -148,6 +152,22 @@ async def _create(
         if made is None:
             raise Unavailable(f"the snapshot of sandbox {source.id} took too long and was given up")
         return made
+
+
+async def _demand_room(tx: Connection, team_id: str) -> None:
+    """A team's snapshots may take as much disk as it has bought for its sandboxes; the last one may go beyond.
+
+    :raises Conflict: `snapshot_quota_reached`"""
+    pool = await db_pools.lock(tx, team_id)
+    if pool is None:
+        return
+    taken = await db_snapshots.taken(tx, team_id)
+    if taken >= pool.disk_mb << 20:
+        raise Conflict(
+            f"the team's snapshots take {taken >> 20} MiB, and may take the {pool.disk_mb} MiB of its pool's disk",
+            code="snapshot_quota_reached",
+            hint="delete snapshots, or raise the pool's disk",
+        )
 
 
 async def _delete(cp: ControlPlane, team_id: str, text: str) -> None:
