@@ -83,8 +83,8 @@ async def test_no_link_is_ever_lost(agent: AgentProcess) -> None:
     path = f"/v1/sandboxes/{id}"
     await agent.ok("PUT", path, start("token1"))
     run = "setsid python3 writer.py > /dev/null 2> error < /dev/null & echo $! > pid"
-    writer = f"cd ~; cat > writer.py << 'END'\n{WRITER}\nEND\n{run}"
-    await agent.run(id, "token1", writer)
+    run = "setsid python3 writer.py > /dev/null 2> error < /dev/null & echo $! > pid"
+    await agent.run(id, "token1", f"cd ~; cat > writer.py << 'END'\n{WRITER}\nEND\n{run}")
     await agent.run(id, "token1", "until [ -s ~/cache ]; do sleep 0.05; done")
     for generation in itertools.islice(itertools.count(1), CYCLES):
         token = f"token{generation}"
@@ -99,9 +99,7 @@ async def test_no_link_is_ever_lost(agent: AgentProcess) -> None:
         body = {"generation": generation + 1, "access_token": f"token{generation + 1}"}
         await agent.ok("POST", f"{path}/resume", body)
     token = f"token{CYCLES + 1}"
-    reader = (
-        f"pkill -STOP -f writer.py; cat > reader.py << 'END'\n{READER}\nEND\npython3 reader.py; cat error"
-    )
+    reader = f"cd ~; kill -STOP $(cat pid); cat > reader.py << 'END'\n{READER}\nEND\npython3 reader.py 2>&1; cat error"
     said = await agent.run(id, token, reader)
     assert said.startswith("whole "), said
     assert int(said.split()[1]) >= max(seen)
