@@ -11,7 +11,6 @@ from hostagent.process import COUNTER, AgentProcess, count, start
 
 from support.programs import stands_still
 from wrenn_server.linux import crash
-from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.ids import new_sandbox_id, new_snapshot_id
 
@@ -119,12 +118,12 @@ async def create_again_and_again(scene: Scene, rest: float = 1.5) -> None:
 
 async def once_one_waits(scene: Scene, act: Callable[[Scene], Awaitable[None]]) -> None:
     """When a VMM waits for whoever is next."""
-    cgroups, parent, first = Cgroups.detect(), f"wrenn-{scene.agent.paths.tag}", new_sandbox_id()
-    known = {first, *cgroups.children(parent)}
+    first = new_sandbox_id()
+    known = {first, *scene.agent.machines()}
     await scene.agent.ok("PUT", f"/v1/sandboxes/{first}", start(token(1)))
     scene.acknowledged.append(first)
     async with asyncio.timeout(30):
-        while not {*cgroups.children(parent)} - known:  # noqa: ASYNC110 - nobody is told of it
+        while not scene.agent.machines() - known:  # noqa: ASYNC110 - nobody is told of it
             await asyncio.sleep(0.1)
     await asyncio.sleep(1)  # its cgroup is the first that is there of it, the rest takes 60 ms
     await act(scene)

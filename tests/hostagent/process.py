@@ -55,6 +55,10 @@ class AgentProcess:
         """The object store."""
         return self.paths.data / "objects"
 
+    def machines(self) -> set[str]:
+        """Names of all VMMs, also of those that are nobody's yet."""
+        return set(Cgroups.detect().children(f"wrenn-{self.paths.tag}"))
+
     @property
     def headers(self) -> list[tuple[str, str]]:
         return [("Authorization", f"Bearer {self.signer.token()}")]
@@ -189,6 +193,8 @@ async def serving(agent: AgentProcess) -> AsyncGenerator[AgentProcess]:
         await agent.end()
 
 
+IDENTITY = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An"
+"""What no two sandboxes have in common, a line each."""
 COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 0.05; done) >/dev/null 2>&1 & echo"
 """Runs on in the background, as long as its memory does."""
 

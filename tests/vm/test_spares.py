@@ -6,14 +6,12 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
-from hostagent.process import COUNTER, AgentProcess, count, serving, start
+from hostagent.process import COUNTER, IDENTITY, AgentProcess, count, serving, start
 
-from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.ids import new_sandbox_id
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
-IDENTITY = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An"
 WRITE = "head -c 48M /dev/urandom > ~/large; sync; md5sum < ~/large"
 READ = "dd if=$HOME/large bs=1M iflag=direct status=none | md5sum"
 
@@ -32,11 +30,6 @@ async def agent(installation: AgentProcess) -> AsyncGenerator[AgentProcess]:
     assert installation.remains() == []
 
 
-def machines(agent: AgentProcess) -> set[str]:
-    """Names of all VMMs, also of those that are nobody's yet."""
-    return set(Cgroups.detect().children(f"wrenn-{agent.paths.tag}"))
-
-
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - nobody is told of a VMM that is nobody's
@@ -51,18 +44,18 @@ async def created(agent: AgentProcess, token: str) -> str:
 
 async def after_a_rest(agent: AgentProcess, count: int) -> set[str]:
     """Names of those that wait, when so many do."""
-    await until(lambda: len(machines(agent)) == count)
+    await until(lambda: len(agent.machines()) == count)
     await asyncio.sleep(1)  # the cgroup is the first that is there of the last one
-    return machines(agent)
+    return agent.machines()
 
 
 async def test_creates_forks_and_resumes_load_what_waits(agent: AgentProcess) -> None:
     ids = [await created(agent, f"token{n}") for n in range(3)]
-    assert {*ids} <= machines(agent)
+    assert {*ids} <= agent.machines()
     spares = await after_a_rest(agent, 6) - {*ids}
 
     fourth = await created(agent, "four")
-    assert fourth not in machines(agent)
+    assert fourth not in agent.machines()
     digest = await agent.run(fourth, "four", WRITE)
     await agent.run(fourth, "four", COUNTER)
     before = await count(agent, fourth, "four")
@@ -70,8 +63,8 @@ async def test_creates_forks_and_resumes_load_what_waits(agent: AgentProcess) ->
     targets = [{"id": id, "generation": 1, "access_token": id} for id in (new_sandbox_id(), new_sandbox_id())]
     await agent.ok("POST", f"/v1/sandboxes/{fourth}/fork", {"generation": 1, "targets": targets})
     copies = [str(target["id"]) for target in targets]
-    assert not {*copies} & machines(agent)
-    assert spares <= machines(agent)
+    assert not {*copies} & agent.machines()
+    assert spares <= agent.machines()
     identities = [
         await agent.run(id, token, IDENTITY) for id, token in ((fourth, "four"), *((id, id) for id in copies))
     ]
@@ -86,7 +79,7 @@ async def test_creates_forks_and_resumes_load_what_waits(agent: AgentProcess) ->
     path = f"/v1/sandboxes/{fourth}"
     await agent.ok("POST", f"{path}/pause", {"generation": 1})
     await agent.ok("POST", f"{path}/resume", {"generation": 2, "access_token": "five"})
-    assert fourth not in machines(agent)
+    assert fourth not in agent.machines()
     assert await agent.run(fourth, "five", READ) == digest
     await count(agent, fourth, "five", beyond=before)
 
@@ -102,7 +95,7 @@ async def test_what_was_loaded_outlives_its_agent_and_what_waits_does_not(agent:
 
     await agent.end(signal.SIGKILL)
     await agent.start()
-    left = machines(agent)
+    left = agent.machines()
     assert len(left) == 2
     assert first in left
     await count(agent, second, "two", beyond=before)

@@ -6,14 +6,11 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from hostagent.process import COUNTER, AgentProcess, count, serving, start
+from hostagent.process import COUNTER, IDENTITY, AgentProcess, count, serving, start
 
-from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.ids import new_sandbox_id
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
-
-IDENTITY = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An"
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +28,13 @@ async def agent(installation: AgentProcess) -> AsyncGenerator[AgentProcess]:
     assert installation.remains() == []
 
 
-def machines(agent: AgentProcess) -> set[str]:
-    """Names of all VMs, also of those that are nobody's yet."""
-    return set(Cgroups.detect().children(f"wrenn-{agent.paths.tag}"))
-
-
 async def started_warm(agent: AgentProcess, token: str) -> str:
     """A sandbox whose VM is older than itself. Creates others until there is one."""
     async with asyncio.timeout(90):
         while True:
             id = new_sandbox_id()
             await agent.ok("PUT", f"/v1/sandboxes/{id}", start(token, envs={"A": "1"}))
-            if id not in machines(agent):
+            if id not in agent.machines():
                 return id
             await agent.ok("DELETE", f"/v1/sandboxes/{id}?generation=1")
 
@@ -65,7 +57,7 @@ async def test_what_stood_by_becomes_a_sandbox_like_any_other(agent: AgentProces
 
     await agent.end(signal.SIGKILL)
     await agent.start()
-    assert len(machines(agent)) == 3  # what stood by went with the agent
+    assert len(agent.machines()) == 3  # what stood by went with the agent
     await count(agent, second, "two", beyond=before)
 
     path = f"/v1/sandboxes/{second}"

@@ -80,7 +80,7 @@ class Slots:
         self._fresh = set[int]()
         """Slots that nobody has enforced yet."""
         self._releases = dict[int, asyncio.Task[None]]()
-        self._taken = asyncio.Event(), asyncio.Event()
+        self._taken: list[asyncio.Event] = []
         """One for each refiller."""
         self._refillers: list[asyncio.Task[None]] = []
 
@@ -100,10 +100,9 @@ class Slots:
         except BaseException:
             await self._drain()
             raise
-        for target, turn, taken in zip(
-            (least, self._target), (at_once, self._rest), self._taken, strict=True
-        ):
-            refilling = self._refill(target, turn, taken)
+        for target, turn in ((least, at_once), (self._target, self._rest)):
+            self._taken.append(asyncio.Event())
+            refilling = self._refill(target, turn, self._taken[-1])
             self._refillers.append(asyncio.create_task(refilling, name=f"keep {target} slots ready"))
         self._want()
         return self

@@ -1,7 +1,6 @@
 """A VMM that was started before anybody has asked for it: with a slot, a directory and a control group of its own, and with
 the memory of a template, but without disks, devices' state or a name that anybody knows."""
 
-import asyncio
 from collections.abc import Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,31 +9,19 @@ from pathlib import Path
 from wrenn_server.hostagent.sandbox import recipe
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Berth
+from wrenn_server.hostagent.sandbox.warm import Ready, watched
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.hostagent.vmm.base import Ahead, VmExit, Vmm, VmmError
+from wrenn_server.hostagent.vmm.base import Ahead, Vmm, VmmError
 from wrenn_server.linux.crash import crash_point
 
 NO_DISK = Path("/dev/null")
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """See `recipe.Spare`. Closing its stack ends it and removes what it has."""
+class Started(Ready):
+    """See `recipe.Spare`."""
 
-    berth: Berth
     vmm: Vmm
-    stack: AsyncExitStack
-    watch: asyncio.Task[VmExit]
-
-    @property
-    def name(self) -> str:
-        return self.berth.place.id
-
-    @property
-    def over(self) -> bool:
-        """Its process has ended."""
-        return self.watch.done()
 
 
 class Spares:
@@ -59,6 +46,5 @@ class Spares:
                 starting = self._ahead.start(host.spec(entry, NO_DISK), berth.place, saved.memory)
                 vmm = await stack.enter_async_context(starting)
             crash_point("spare.started")
-            watch = asyncio.create_task(vmm.wait(), name=f"watch {name}")
-            stack.push_async_callback(recipe.cancelled, watch)
-            return Started(berth, vmm, stack.pop_all(), watch)
+            watch = watched(vmm, name, stack)
+            return Started(berth, stack.pop_all(), watch, vmm)

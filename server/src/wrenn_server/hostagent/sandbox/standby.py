@@ -1,6 +1,5 @@
 """A VM of a template, restored before anybody has asked for it, and how it becomes a sandbox."""
 
-import asyncio
 from collections.abc import Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from wrenn_server.hostagent.guest.client import REHEARSAL, anonymous
 from wrenn_server.hostagent.sandbox import recipe
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Berth, Box, Failed, Hold, Steps
+from wrenn_server.hostagent.sandbox.recipe import Box, Failed, Hold, Steps
+from wrenn_server.hostagent.sandbox.warm import Ready, watched
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.hostagent.vmm.base import Vm, VmExit
+from wrenn_server.hostagent.vmm.base import Vm
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.wire import envd
 
@@ -23,24 +23,11 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
-    """It stands still and is nobody's yet. Closing its stack ends it and removes what it has."""
+class Restored(Ready):
+    """It stands still and is nobody's yet. The overlay has the berth's name for now."""
 
     host: Host
-    berth: Berth
-    """Its name is an id that no sandbox has; so is, for now, the overlay's."""
     vm: Vm
-    stack: AsyncExitStack
-    watch: asyncio.Task[VmExit]
-
-    @property
-    def name(self) -> str:
-        return self.berth.place.id
-
-    @property
-    def over(self) -> bool:
-        """Its process has ended."""
-        return self.watch.done()
 
     async def become(
         self, entry: Entry, saved: Saved, stack: AsyncExitStack, steps: Steps, init: Callable[[], envd.Init]
@@ -103,9 +90,8 @@ async def restored(host: Host, name: str, entry: Entry, saved: Saved) -> Restore
             await recipe.before_exit(vm, host.guest.warm_up(way, anonymous(name), REHEARSAL))
             await vm.pause()
             crash_point("standby.ready")
-        watch = asyncio.create_task(vm.wait(), name=f"watch {name}")
-        stack.push_async_callback(recipe.cancelled, watch)
-        return Restored(host, berth, vm, stack.pop_all(), watch)
+        watch = watched(vm, name, stack)
+        return Restored(berth, stack.pop_all(), watch, host, vm)
 
 
 async def _discard(host: Host, name: str, hold: Hold) -> None:

@@ -12,16 +12,16 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import structlog
 
 from wrenn_server.hostagent.guest.client import GuestFailed
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
-from wrenn_server.hostagent.sandbox.recipe import Failed
+from wrenn_server.hostagent.sandbox.recipe import Berth, Failed, cancelled
 from wrenn_server.hostagent.storage.sealed import Saved, is_sealed
-from wrenn_server.hostagent.vmm.base import VmmError
+from wrenn_server.hostagent.vmm.base import Vm, VmExit, Vmm, VmmError
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.ids import new_sandbox_id
 
@@ -48,26 +48,29 @@ def wanted(creates: Sequence[float], now: float, limit: int) -> int:
     return min(limit, max(1, sum(now - at < WINDOW for at in creates)))
 
 
-class Ready(Protocol):
-    """What waits."""
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What waits in a berth whose name is an id that no sandbox has. Closing its stack ends it and removes what it has."""
+
+    berth: Berth
+    stack: AsyncExitStack
+    watch: asyncio.Task[VmExit]
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        return self.berth.place.id
 
     @property
     def over(self) -> bool:
-        """It has ended, and is of no use any more."""
-        ...
+        """Its process has ended."""
+        return self.watch.done()
 
-    @property
-    def watch(self) -> asyncio.Task[Any]:
-        """Done then."""
-        ...
 
-    @property
-    def stack(self) -> AsyncExitStack:
-        """Ends it."""
-        ...
+def watched(one: Vm | Vmm, name: str, stack: AsyncExitStack) -> asyncio.Task[VmExit]:
+    """For `Ready.watch`, as long as the stack is open."""
+    watch = asyncio.create_task(one.wait(), name=f"watch {name}")
+    stack.push_async_callback(cancelled, watch)
+    return watch
 
 
 R = TypeVar("R", bound=Ready)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wrenn_server.hostagent.vmm.qemu_command import MEMORY
+from wrenn_server.hostagent.vmm.template_memory import identity
 from wrenn_server.linux import memory as pages
 from wrenn_server.linux.files import copy_sparse, create
 
@@ -43,11 +44,7 @@ class Base:
         return None
 
     def record(self) -> dict[str, Any]:
-        stat = os.fstat(self.fd)
-        return {
-            "path": os.fspath(self.path),
-            "file": [stat.st_dev, stat.st_ino, stat.st_mtime_ns],
-        }
+        return {"path": os.fspath(self.path), "file": list(identity(os.fstat(self.fd)))}
 
     def close(self) -> None:
         os.close(self.fd)

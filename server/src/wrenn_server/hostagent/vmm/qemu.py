@@ -137,7 +137,7 @@ class QemuDriver:
             yield vm
 
     def kind(self, spec: VmSpec, snapshot: Path) -> Hashable:
-        return spec.vcpus, spec.memory_mb, identity(snapshot / memory_image.NAME)
+        return spec.vcpus, spec.memory_mb, identity(os.stat(snapshot / memory_image.NAME))
 
     @contextlib.asynccontextmanager
     async def start(self, spec: VmSpec, place: Place, snapshot: Path) -> AsyncGenerator["_Started", None]:

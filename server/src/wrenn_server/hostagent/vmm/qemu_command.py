@@ -69,9 +69,9 @@ def machine_arguments(machine: Machine) -> list[str]:
         "-m", str(machine.memory_mb),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-global", "virtio-mmio.force-legacy=false",
-        "-blockdev", _drive("root", ROOT, read_only=True),
+        "-blockdev", _json(_drive("root", ROOT, read_only=True)),
         "-device", "virtio-blk-device,drive=root",
-        "-blockdev", _drive("overlay", OVERLAY, read_only=False),
+        "-blockdev", _json(_drive("overlay", OVERLAY, read_only=False)),
         "-device", "virtio-blk-device,drive=overlay",
         "-netdev", f"tap,id=net,fd={TAP}",
         "-device", f"virtio-net-device,netdev=net,mac={GUEST_MAC}",
@@ -111,7 +111,7 @@ def _memory(size_mb: int, *, shared: bool) -> str:
     return f"memory-backend-file,id=ram,size={size_mb}M,mem-path={_inherited(MEMORY)},share={share}"
 
 
-def _drive(node: str, fd: int, *, read_only: bool) -> str:
+def _drive(node: str, fd: int, *, read_only: bool) -> dict[str, Any]:
     # Always raw: probing would let a guest turn its disk into a qcow2 with a backing file of the host. No flush:
     # the overlay must survive the VM, not the host; whoever keeps it syncs it.
     options: dict[str, Any] = {
@@ -124,13 +124,17 @@ def _drive(node: str, fd: int, *, read_only: bool) -> str:
     }
     if read_only:
         options["file"] = {"driver": "file", "filename": f"/dev/fdset/{fd}", "read-only": True}
+    return options
+
+
+def _json(options: dict[str, Any]) -> str:
     return json.dumps(options, separators=(",", ":"))
 
 
 def disk_arguments(node: str, fds: int, *, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """For a QEMU that waits: `blockdev-add` of the file in that set of descriptors, and what `blockdev-reopen` makes of
     the drive `node` then. As if it had been started with that file."""
-    options: dict[str, Any] = json.loads(_drive(node, fds, read_only=read_only))
+    options = _drive(node, fds, read_only=read_only)
     file = options["file"] | {"node-name": f"{node}-file", "cache": options["cache"]}
     return file, options | {"file": file["node-name"]}
 

@@ -1,8 +1,10 @@
 """One running QEMU."""
 
 import asyncio
+import contextlib
 import math
 import os
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -120,7 +122,7 @@ class QemuVm(RunningVm):
         )
         answers: list[asyncio.Future[dict[str, Any]]] = []
         drives: list[dict[str, Any]] = []
-        try:
+        async with self._telling("attaching its disks"):
             for node, path, number, flags in disks:
                 fd = os.open(path, flags | os.O_CLOEXEC)
                 try:
@@ -133,12 +135,6 @@ class QemuVm(RunningVm):
             answers.append(self._monitor.start("blockdev-reopen", {"options": drives}))
             async with asyncio.timeout(_LOAD_TIMEOUT):
                 await asyncio.gather(*answers)
-        except TimeoutError as error:
-            raise VmmError(f"{self.place.id}: attaching its disks: no end in sight") from error
-        except QmpClosed as error:
-            raise await self.ended_early("attaching its disks", error) from error
-        except OSError as error:
-            raise VmmError(f"{self.place.id}: attaching its disks: {error}") from error
 
     async def load(self, snapshot: Path) -> None:
         """Brings the state of a snapshot into a fresh QEMU that waits for it, and lets the VM run.
@@ -148,28 +144,35 @@ class QemuVm(RunningVm):
         state = os.open(snapshot / "state", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._move = asyncio.get_running_loop().create_future()
         try:
-            if (snapshot / memory_image.CHANGES).exists():
-                # Before the devices: virtio reads its rings while it is loaded.
-                await asyncio.to_thread(memory_image.apply, self.pid, snapshot)
-            events = [{"capability": "events", "state": True}]
-            answers = [
-                self._monitor.start("migrate-set-capabilities", {"capabilities": events}),
-                self._monitor.start("getfd", {"fdname": "state"}, fds=[state]),
-                self._monitor.start("migrate-incoming", {"uri": "fd:state"}),
-            ]
-            async with asyncio.timeout(_LOAD_TIMEOUT):
-                await asyncio.gather(*answers)
-                # What was saved says that the VM runs, so it does as soon as it is loaded.
-                await self._moved()
-        except TimeoutError as error:
-            raise VmmError(f"{self.place.id}: loading the snapshot: no end in sight") from error
-        except QmpClosed as error:
-            raise await self.ended_early("loading the snapshot", error) from error
-        except OSError as error:
-            raise VmmError(f"{self.place.id}: loading the snapshot: {error}") from error
+            async with self._telling("loading the snapshot"):
+                if (snapshot / memory_image.CHANGES).exists():
+                    # Before the devices: virtio reads its rings while it is loaded.
+                    await asyncio.to_thread(memory_image.apply, self.pid, snapshot)
+                events = [{"capability": "events", "state": True}]
+                answers = [
+                    self._monitor.start("migrate-set-capabilities", {"capabilities": events}),
+                    self._monitor.start("getfd", {"fdname": "state"}, fds=[state]),
+                    self._monitor.start("migrate-incoming", {"uri": "fd:state"}),
+                ]
+                async with asyncio.timeout(_LOAD_TIMEOUT):
+                    await asyncio.gather(*answers)
+                    # What was saved says that the VM runs, so it does as soon as it is loaded.
+                    await self._moved()
         finally:
             self._move = None
             os.close(state)
+
+    @contextlib.asynccontextmanager
+    async def _telling(self, doing: str) -> AsyncGenerator[None]:
+        """:raises VmmError: what failed, said of what was being done"""
+        try:
+            yield
+        except TimeoutError as error:
+            raise VmmError(f"{self.place.id}: {doing}: no end in sight") from error
+        except QmpClosed as error:
+            raise await self.ended_early(doing, error) from error
+        except OSError as error:
+            raise VmmError(f"{self.place.id}: {doing}: {error}") from error
 
     async def snapshot(self, directory: Path) -> None:
         """QEMU writes the devices, we write the memory: a migration would read all of it, and could not tell what is

@@ -45,11 +45,8 @@ def seal_copy(path: Path) -> int:
 Identity = tuple[int, int, int]
 
 
-def identity(path: Path) -> Identity:
-    """Equal for all names of one memory file. The number of a deleted file may come back; its time does not.
-
-    :raises OSError: it is missing"""
-    stat = os.stat(path)
+def identity(stat: os.stat_result) -> Identity:
+    """Equal for all names of one memory file. The number of a deleted file may come back; its time does not."""
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
 
@@ -74,11 +71,12 @@ class TemplateMemory:
 
         :raises OSError: the file is missing, or memory is short.
         """
-        name = identity(path)
+        stat = os.stat(path)
+        name = identity(stat)
         entry = self._entries.get(name)
         if entry is None or (entry.making.done() and entry.making.exception()):
             making = asyncio.ensure_future(asyncio.to_thread(seal_copy, path))
-            entry = self._entries[name] = _Entry(making, os.stat(path).st_blocks * 512)
+            entry = self._entries[name] = _Entry(making, stat.st_blocks * 512)
         self._entries.move_to_end(name)
         entry.users += 1
         try:
