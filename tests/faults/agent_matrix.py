@@ -101,6 +101,24 @@ MATRIX: list[Row] = [
         quick=("fetch.sealed",),
     ),
     *rows(
+        "resume on another host",
+        {
+            **dict.fromkeys(
+                (
+                    "fetch.recorded",
+                    "vm.intent_written",
+                    "lazy.placed",
+                    "lazy.marked",
+                    "vm.restored",
+                    "vm.introduced",
+                ),
+                "paused",
+            ),
+            **dict.fromkeys(("vm.recorded", "resume.recorded", "lazy.whole", "lazy.settled"), "running"),
+        },
+        quick=("lazy.marked", "lazy.settled"),
+    ),
+    *rows(
         "kill of a stored one", dict.fromkeys(("doom.noted", "doom.dropped"), "gone"), quick=("doom.noted",)
     ),
     *rows("kill", {"kill.intent_written": "gone", **KILLING}, quick=("kill.intent_written",)),

@@ -17,6 +17,7 @@ from wrenn_server.model.ids import new_sandbox_id, new_snapshot_id
 FRESH_DISK_MB = 1536
 """No template has this shape yet."""
 A_SPARE = {"AGENT_SPARES": "1"}
+LARGE = "cd; head -c 24M /dev/urandom > large; sha256sum large > sum; sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
 NOWHERE = {"deny_out": ["0.0.0.0/0"]}
 
 
@@ -35,6 +36,8 @@ class Scene:
     """How far its memory was when that was last asked."""
     kept: bool = True
     """Its memory is in what is saved of it."""
+    large: bool = False
+    """There is a file on its disk that its memory does not have."""
     acknowledged: list[str] = field(default_factory=list[str])
     """Sandboxes whose create was answered before the agent died."""
     attempted: str = ""
@@ -77,6 +80,15 @@ class Scene:
 
     async def is_in_the_store_alone(self) -> None:
         await self.is_stored()
+        await self.agent.ok("DELETE", f"{self.path}?generation=1&elsewhere=true")
+
+    async def is_large_and_in_the_store_alone(self) -> None:
+        self.large = True
+        await self.runs()
+        await self.agent.run(self.id, token(1), LARGE)
+        await self.agent.ok("POST", f"{self.path}/pause", {"generation": 1})
+        self.generation = 2
+        await self.agent.ok("POST", f"{self.path}/store", {"generation": 1})
         await self.agent.ok("DELETE", f"{self.path}?generation=1&elsewhere=true")
 
     async def is_stranded(self) -> None:
@@ -145,6 +157,11 @@ async def fetch(scene: Scene) -> None:
 async def resume(scene: Scene, *, memory: bool = True) -> None:
     body = {"generation": scene.generation, "access_token": token(scene.generation), "memory": memory}
     await scene.ask("POST", f"{scene.path}/resume", body)
+
+
+async def resume_here(scene: Scene) -> None:
+    """Where nothing of it is."""
+    await scene.ask("POST", f"{scene.path}/resume", {"generation": 2, "access_token": token(2), "stored": 1})
 
 
 async def fork(scene: Scene) -> None:
@@ -223,6 +240,7 @@ OPERATIONS = {
     "delete of a snapshot": Operation(Scene.is_saved, delete_snapshot, "snapshot"),
     "upload": Operation(Scene.rests, store, stores=True),
     "fetch": Operation(Scene.is_in_the_store_alone, fetch, stores=True),
+    "resume on another host": Operation(Scene.is_large_and_in_the_store_alone, resume_here, stores=True),
     "kill of a stored one": Operation(Scene.is_stored, kill, stores=True),
     "kill": Operation(Scene.runs, kill),
     "kill of a paused one": Operation(Scene.rests, kill),

@@ -95,6 +95,8 @@ async def verified(scene: Scene, expected: str) -> None:
     secret = token(report["generation"])
     if scene.count:
         assert await agent.run(scene.id, secret, "cat ~/file") == "precious\n"
+    if scene.large:
+        assert await agent.run(scene.id, secret, "cd; sha256sum -c sum") == "large: OK\n"
     if scene.count and scene.kept:
         scene.count = await count(agent, scene.id, secret, beyond=scene.count)
 

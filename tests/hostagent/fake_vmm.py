@@ -30,6 +30,8 @@ class FakeVm:
     base: int
     """What its memory started from: the pid of the VM that was booted."""
     stopped: bool = False
+    lazy: bool = False
+    """Its disk comes from an NBD server."""
     detached: bool = False
     ended: "asyncio.Future[VmExit]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -50,8 +52,17 @@ class FakeVm:
         self._check("resume")
         self.stopped = False
 
+    async def settle(self, overlay: Path) -> None:
+        self._check("settle")
+        await self.world.reach("settle")
+        if self.world.settle_error is not None:
+            raise self.world.settle_error
+        assert overlay == self.spec.overlay
+        self.lazy = False
+
     async def snapshot(self, directory: Path) -> None:
         self._check("snapshot")
+        assert not self.lazy
         assert self.stopped
         assert list(directory.iterdir()) == []
         (directory / "state").write_text(json.dumps({"token": self.envd.token, "base": self.base}))
@@ -115,6 +126,7 @@ class FakeVmm:
 
 class FakeDriver:
     name = "fake"
+    lazy = True
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -160,7 +172,7 @@ class FakeDriver:
         envd.refuse, envd.hangs = world.envd_refuses, world.envd_hangs
         await envd.start()
         world.envds.append(envd)
-        vm.spec, vm.stopped = spec, False
+        vm.spec, vm.stopped, vm.lazy = spec, False, spec.lazy
 
     @contextlib.asynccontextmanager
     async def adopt(self, spec: VmSpec, place: Place, record: dict[str, Any]) -> AsyncGenerator[FakeVm]:

@@ -163,6 +163,7 @@ class World:
         self.driver = FakeDriver(self)
         self.start_error: Exception | None = None
         self.snapshot_error: Exception | None = None
+        self.settle_error: Exception | None = None
         self.open_port = 80
         """Beside envd's, on the guest's own address; leads to envd as well."""
         self.free_memory = 100_000

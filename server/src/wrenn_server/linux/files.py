@@ -55,6 +55,13 @@ def create(path: Path, mode: int = 0o600) -> int:
     return descriptor
 
 
+def write_at(descriptor: int, offset: int, data: bytes | memoryview) -> None:
+    """All of it. :raises OSError:"""
+    view, done = memoryview(data), 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], offset + done)
+
+
 def fsync_directory(path: Path) -> None:
     _fsync(path, os.O_DIRECTORY)
 

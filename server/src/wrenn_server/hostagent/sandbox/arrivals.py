@@ -54,9 +54,10 @@ class Arrivals:
             message = "the snapshot could not be sent to the object store"
             raise Unavailable(message, code="store_unavailable")
 
-    async def sandbox(self, id: str, generation: int, admit: Callable[[Entry], None]) -> Entry:
+    async def sandbox(self, id: str, generation: int, admit: Callable[[Entry], None], *, lazy: bool) -> Entry:
         """Fetches a paused sandbox and writes it into the journal.
 
+        :param lazy: its disk may stay in the store for now
         :param admit: raises when it may not come here
         :raises Internal: `snapshot_damaged`; :raises Unavailable: nothing is left of it"""
         host, uploads = self._host, self._uploads()
@@ -70,7 +71,7 @@ class Arrivals:
         admit(entry)
         directory = host.files.paths.snapshot(id, generation)
         try:
-            image = await uploads.store.fetch(stored, directory)
+            image = await uploads.store.fetch(stored, directory, lazy=lazy)
             crash_point("fetch.sealed")
             await to_its_end(uploads.fetched, id, generation, directory, stored.machine)
             arrived = replace(entry, image=str(image), slot=None, vm=None, expires_at=None, elsewhere=False)
@@ -85,19 +86,25 @@ class Arrivals:
         log.info("fetched", action="fetched", sandbox_id=id, generation=generation)
         return arrived
 
-    async def saved(self, entry: Entry) -> Saved:
+    async def saved(self, entry: Entry, *, lazy: bool) -> Saved:
         """What a paused sandbox of this host rests on; of the object store, if what is here is damaged.
 
+        :param lazy: its disk may be in the store still
         :raises Internal: `snapshot_missing`, `snapshot_damaged`, `snapshot_consumed`, or `image_changed`"""
         if entry.snapshot is None:
             raise Internal("the journal names no snapshot", code="snapshot_missing")
         snapshots = self._host.files.snapshots
         try:
-            return await snapshots.saved(entry.id, entry.snapshot)
+            saved = await snapshots.saved(entry.id, entry.snapshot)
+            if lazy or saved.lazy is None:
+                return saved
+            raise Internal("its disk is in the object store alone", code="snapshot_missing")
         except Internal as damage:
             if damage.code not in MENDED or self._host.uploads is None:
                 raise
-            log.error("a snapshot is damaged", action="damaged", sandbox_id=entry.id, error=damage.message)
+            log.warning(
+                "a snapshot is not whole", action="damaged", sandbox_id=entry.id, error=damage.message
+            )
             await self._mend(entry.id, entry.snapshot, self._host.uploads, damage)
             return await snapshots.saved(entry.id, entry.snapshot)
 

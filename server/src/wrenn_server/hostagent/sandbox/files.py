@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wrenn_server.hostagent.sandbox.journal import FILE as JOURNAL
 from wrenn_server.hostagent.sandbox.journal import unbroken
-from wrenn_server.hostagent.storage import sealed
+from wrenn_server.hostagent.storage import lazy, sealed
+from wrenn_server.hostagent.storage.chunks import Content
 from wrenn_server.hostagent.storage.images import Images
 from wrenn_server.hostagent.storage.named import Named
 from wrenn_server.hostagent.storage.overlays import Overlays
@@ -15,6 +16,7 @@ from wrenn_server.hostagent.storage.paths import Paths
 from wrenn_server.hostagent.storage.sealed import Saved
 from wrenn_server.hostagent.storage.snapshots import Snapshots
 from wrenn_server.hostagent.storage.templates import Templates
+from wrenn_server.hostagent.storage.threads import to_its_end
 from wrenn_server.linux import files
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model import ids
@@ -54,6 +56,15 @@ class Files:
         await unbroken(self.overlays.clone(saved.overlay, target, owner=owner))
         return target
 
+    async def lazy_overlay(self, content: Content, id: str, owner: int) -> Path:
+        """As `clone_overlay`, of one that is in the object store: an empty file for `LazyDisk`.
+
+        :raises OSError:"""
+        target = self.paths.overlay(id)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        await to_its_end(lazy.prepare, target, self.paths.lazy(id), content, owner=owner)
+        return target
+
     async def move_overlay(self, name: str, id: str) -> Path:
         """The disk of a VM that becomes a sandbox, in the place of one that may be there.
 
@@ -73,6 +84,7 @@ class Files:
 
         :raises OSError:"""
         files.remove(self.paths.overlay(id))
+        files.remove(self.paths.lazy(id))
         files.remove(self.paths.place(id))
 
     async def remove(self, id: str, *, keep_journal: bool) -> None:

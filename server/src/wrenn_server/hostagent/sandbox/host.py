@@ -15,6 +15,7 @@ from wrenn_server.hostagent.sandbox.journal import Entry, Journal
 from wrenn_server.hostagent.sandbox.quiet import Quiet
 from wrenn_server.hostagent.sandbox.uploads import Uploads
 from wrenn_server.hostagent.vmm.base import Driver, Place, VmSpec
+from wrenn_server.model.errors import Unavailable
 
 
 class Strays(Protocol):
@@ -47,7 +48,13 @@ class Host:
     quiet: Quiet = field(default_factory=Quiet)
     used: Used
 
-    def spec(self, entry: Entry, overlay: Path) -> VmSpec:
+    async def chunk(self, name: str) -> bytes:
+        """See `storage.lazy.Fetch`."""
+        if self.uploads is None:
+            raise Unavailable("this host has no object store any more", code="no_object_store")
+        return await self.uploads.store.chunk(name)
+
+    def spec(self, entry: Entry, overlay: Path, *, lazy: bool = False) -> VmSpec:
         return VmSpec(
             vcpus=entry.vcpus,
             memory_mb=entry.memory_mb,
@@ -55,6 +62,7 @@ class Host:
             initrd=self.files.paths.initrd,
             root_image=Path(entry.image or "/"),
             overlay=overlay,
+            lazy=lazy,
         )
 
     def place(self, id: str, slot: Slot, directory: Path) -> Place:

@@ -107,6 +107,13 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """The disk of the VM is whole, or as whole as it can be."""
+
+    vm: Vm
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The time to live that ended at `at` is over."""
 
@@ -133,7 +140,7 @@ class Killed:
     """None: its time was over."""
 
 
-Message = Call | Ended | Expired | Leave
+Message = Call | Ended | Arrived | Expired | Leave
 End = Paused | Killed | Ended | Leave
 
 

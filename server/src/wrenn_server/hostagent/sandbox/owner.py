@@ -20,8 +20,10 @@ from wrenn_server.hostagent.sandbox.ends import Ends
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.interrupt import Interrupts
 from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.hostagent.sandbox.lazy_disk import LazyDisk
 from wrenn_server.hostagent.sandbox.lifecycle import Command, Recovery
 from wrenn_server.hostagent.sandbox.messages import (
+    Arrived,
     Begin,
     Call,
     End,
@@ -220,7 +222,10 @@ class Owner:
             await self._host.files.snapshots.consume(self.entry.id, saved)
 
     async def _serve(self, box: Box) -> End:
-        watcher = asyncio.create_task(self._watch(box.vm), name=f"watch {self.entry.id}")
+        watchers = [asyncio.create_task(self._watch(box.vm), name=f"watch {self.entry.id}")]
+        if box.lazy is not None:
+            arrival = self._watch_disk(box.vm, box.lazy)
+            watchers.append(asyncio.create_task(arrival, name=f"watch disk of {self.entry.id}"))
         self.box = box
         self.settled.set()
         self._alarm.set(self.entry.expires_at)
@@ -237,7 +242,8 @@ class Owner:
         finally:
             self.box = None
             self._alarm.set(None)
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
 
     async def _handle(self, box: Box, message: Message) -> End | None:
         match message:
@@ -247,6 +253,8 @@ class Owner:
                 return await self._expire(box)
             case Ended(vm, _) if vm is box.vm:
                 return message
+            case Arrived(vm) if vm is box.vm:
+                return await self._settle_disk(box)
             case Leave():
                 self._leave_running(box)
                 return message
@@ -307,6 +315,15 @@ class Owner:
             self._alarm.set(self.entry.expires_at, not_before=self._host.clock.now() + PAUSE_RETRY)
             return None
         return Paused()
+
+    async def _settle_disk(self, box: Box) -> None:
+        try:
+            await self._saving.settle(box)
+        except Interrupted:
+            pass  # whoever kills it is next
+        except (VmmError, OSError, WrennError) as error:
+            # It runs on with what serves its disk; the next pause or the next agent tries again.
+            self._log.error("a disk is not settled", action="settle_failed", error=str(error))
 
     def _leave_running(self, box: Box) -> None:
         box.detach()
@@ -407,3 +424,8 @@ class Owner:
 
     async def _watch(self, vm: Vm) -> None:
         self._inbox.put_nowait(Ended(vm, await vm.wait()))
+
+    async def _watch_disk(self, vm: Vm, disk: LazyDisk) -> None:
+        with contextlib.suppress(WrennError):
+            await disk.until_whole()
+        self._inbox.put_nowait(Arrived(vm))

@@ -20,8 +20,9 @@ from wrenn_server.hostagent.guest.client import WARM_UP, Connect, GuestFailed, I
 from wrenn_server.hostagent.network.base import Egress, Slot
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
+from wrenn_server.hostagent.sandbox.lazy_disk import LazyDisk
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.hostagent.vmm.base import Place, Vm, Vmm, VmmError
+from wrenn_server.hostagent.vmm.base import Place, Vm, Vmm, VmmError, lazy_disk
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason
@@ -53,6 +54,8 @@ class Box:
     introduced: Introduced
     complaint: str | None
     """For a person: what may be missing on its disk."""
+    lazy: LazyDisk | None = None
+    """Its disk, as long as it is on its way."""
     hold: Hold = field(default_factory=Hold)
 
     def detach(self) -> None:
@@ -200,10 +203,16 @@ async def _brought_up(
     name = None if place.id == entry.id else place.id
     entry = msgspec.structs.replace(entry, slot=slot.index, place=name, image=str(saved.image))
     with failures(f"starting {entry.id}"):
-        overlay = await both(host.files.clone_overlay(saved, entry.id, slot.uid), host.journal.write(entry))
+        disk = (
+            host.files.clone_overlay(saved, entry.id, slot.uid)
+            if saved.lazy is None
+            else host.files.lazy_overlay(saved.lazy, entry.id, slot.uid)
+        )
+        overlay = await both(disk, host.journal.write(entry))
         steps.done("disk")
         crash_point("vm.intent_written")
-        spec = host.spec(entry, overlay)
+        lazy = await _served(host, entry.id, place, stack)
+        spec = host.spec(entry, overlay, lazy=lazy is not None)
         memory, complaint = saved.memory, None
         if memory is not None and reboot:
             # What programs have written is in this memory still, not on the disk.
@@ -231,7 +240,18 @@ async def _brought_up(
         introduced = await introduce(host, slot, vm, init, proof)
         steps.done("guest")
         crash_point("vm.introduced")
-    return Box(entry, slot, egress, vm, overlay, introduced, complaint, berth.hold)
+    return Box(entry, slot, egress, vm, overlay, introduced, complaint, lazy, berth.hold)
+
+
+async def _served(host: Host, id: str, place: Place, stack: AsyncExitStack) -> LazyDisk | None:
+    """The sandbox's disk, if it is on its way still."""
+    directory = host.files.paths.lazy(id)
+    if not directory.exists():
+        return None
+    disk = LazyDisk(
+        host.files.paths.overlay(id), directory, host.chunk, listen=lazy_disk(place), uid=place.uid
+    )
+    return await stack.enter_async_context(disk)
 
 
 async def flushed(host: Host, slot: Slot, entry: Entry, token: str) -> str | None:
@@ -258,18 +278,17 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
         overlay = host.files.paths.overlay(entry.id)
         try:
             egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
-            vm = await stack.enter_async_context(
-                host.driver.adopt(
-                    host.spec(entry, overlay), host.place(name, slot, directory), entry.vm or {}
-                )
-            )
+            place = host.place(name, slot, directory)
+            lazy = await _served(host, entry.id, place, stack)
+            spec = host.spec(entry, overlay, lazy=lazy is not None)
+            vm = await stack.enter_async_context(host.driver.adopt(spec, place, entry.vm or {}))
             await vm.resume()
             crash_point("adopt.resumed")
-        except (VmmError, WrennError) as error:
+        except (VmmError, WrennError, OSError) as error:
             await host.strays.remove(f"{host.cgroup}/{name}")  # nobody can steer it any more
             raise Failed(Reason.VMM_CRASHED, f"its VM cannot be taken over: {error}") from error
         known = Introduced(entry.envd_version, entry.renewed)
-        yield Box(entry, slot, egress, vm, overlay, known, None, hold)
+        yield Box(entry, slot, egress, vm, overlay, known, None, lazy, hold)
 
 
 @asynccontextmanager

@@ -186,8 +186,9 @@ class Registry:
 
     async def resume(self, id: str, body: wire.Resume) -> wire.SandboxReport:
         host = self._host
+        lazy = body.memory and host.driver.lazy
         if body.stored is not None and id not in self._owners:
-            await self.fetch(id, wire.Fetch(generation=body.stored))
+            await self._fetched(id, body.stored, lazy=lazy)
         earlier = None
         if body.snapshot is not None:
             checks.snapshot_id(body.snapshot)
@@ -200,7 +201,7 @@ class Registry:
 
             @asynccontextmanager
             async def rest() -> AsyncGenerator[Saved]:
-                yield await self._arrivals.saved(paused)
+                yield await self._arrivals.saved(paused, lazy=lazy)
 
             source, proof = rest, paused.access_token
             if body.snapshot is not None and earlier is not None:
@@ -244,17 +245,20 @@ class Registry:
 
     async def fetch(self, id: str, body: wire.Fetch) -> wire.SandboxReport:
         """From the object store, unless it is here already; it is paused here when it answers."""
-        # In a task of its own: what is half fetched is finished or removed, even when the caller goes away.
-        await asyncio.shield(self._task(self._fetch(id, body.generation), f"fetch {id}"))
+        await self._fetched(id, body.generation, lazy=False)
         return self._owner(id).report()
 
-    async def _fetch(self, id: str, generation: int) -> None:
+    async def _fetched(self, id: str, generation: int, *, lazy: bool) -> None:
+        # In a task of its own: what is half fetched is finished or removed, even when the caller goes away.
+        await asyncio.shield(self._task(self._fetch(id, generation, lazy=lazy), f"fetch {id}"))
+
+    async def _fetch(self, id: str, generation: int, *, lazy: bool) -> None:
         async with self._arrivals.turn(id):
             if id in self._owners:
                 return
             if generation <= self._graves.get(id, -1):
                 raise Conflict("the sandbox was killed before it was fetched", code="killed")
-            entry = await self._arrivals.sandbox(id, generation, self._check_team)
+            entry = await self._arrivals.sandbox(id, generation, self._check_team, lazy=lazy)
             if self._closing:
                 raise Unavailable("the agent is stopping")
             owner = Owner(self._host, entry)

@@ -18,6 +18,9 @@ from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.sandbox import State
 
+ARRIVAL = 20.0
+"""Seconds that whoever wants to save a sandbox waits for a disk that is on its way."""
+
 
 class Saving:
     """One per sandbox, for its owner alone."""
@@ -32,6 +35,7 @@ class Saving:
         """On return its snapshot is complete on disk and the journal says so; the VM has only to be ended.
 
         When it fails, the VM runs on and the journal says that."""
+        await self.settle(box)
         with self._host.quiet.broken():
             await self._pause(box, memory=memory)
 
@@ -77,6 +81,7 @@ class Saving:
 
     async def checkpoint(self, box: Box, checkpoint: Checkpoint) -> None:
         """The VM runs on, whether it succeeds or not."""
+        await self.settle(box)
         if not checkpoint.memory:
             checkpoint.complaint = await self._flush(box)
         with self._host.quiet.broken():
@@ -98,6 +103,21 @@ class Saving:
             finally:
                 await self._continue(box)
         crash_point("checkpoint.continued")
+
+    async def settle(self, box: Box) -> None:
+        """A disk that is still on its way is waited for, and is the VM's own then; what is saved is whole.
+
+        :raises Unavailable: `disk_arriving`; :raises Internal: `snapshot_damaged`; :raises VmmError:"""
+        if box.lazy is None:
+            return
+        async with self._interrupts.breakable():
+            await box.lazy.until_whole(ARRIVAL)
+            crash_point("lazy.whole")
+            await box.vm.settle(box.overlay)
+        crash_point("lazy.settled")
+        await box.lazy.forget()
+        box.lazy = None
+        self._log.info("the disk is whole", action="settled")
 
     async def _flush(self, box: Box) -> str | None:
         entry = self._record.entry

@@ -62,7 +62,7 @@ class Restored(Ready):
                 )
                 return None
             await stack.enter_async_context(attempt.pop_all())
-            return Box(entry, slot, egress, self.vm, overlay, introduced, None, self.berth.hold)
+            return Box(entry, slot, egress, self.vm, overlay, introduced, None, hold=self.berth.hold)
 
 
 def kind(_entry: Entry, memory: Path) -> Hashable:

@@ -114,17 +114,11 @@ def make(path: Path, content: Content) -> None:
         os.close(descriptor)
 
 
-def write(path: Path, number: int, data: bytes) -> None:
+def write(descriptor: int, number: int, data: bytes) -> None:
     """Into its place in a file of zeroes; pages of zeroes stay holes. :raises OSError:"""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     view = memoryview(data)
-    try:
-        for start, end in _runs(data):
-            done = start
-            while done < end:
-                done += os.pwrite(descriptor, view[done:end], number * CHUNK + done)
-    finally:
-        os.close(descriptor)
+    for start, end in _runs(data):
+        files.write_at(descriptor, number * CHUNK + start, view[start:end])
 
 
 def _runs(data: bytes) -> Iterator[tuple[int, int]]:

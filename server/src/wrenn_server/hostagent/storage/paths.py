@@ -4,7 +4,7 @@
 <data>/kernels/vmlinux, initrd           what all guests boot
 <data>/images/<template>.ext4            root file systems
 <data>/images/.pinned/<name>.ext4        hard links: the content that something here lies on, whatever the name means now
-<data>/sandboxes/<id>/                   state.json, overlay.ext4
+<data>/sandboxes/<id>/                   state.json, overlay.ext4, and lazy/ while that is being filled
 <data>/templates/<key>/                  sealed: memory/, overlay.ext4
 <data>/templates/.blank/<mb>.ext4        empty overlays
 <data>/snapshots/<id>/<generation>/      sealed: memory/ or not, overlay.ext4
@@ -98,6 +98,9 @@ class Paths:
 
     def overlay(self, id: str) -> Path:
         return self.sandbox(id) / OVERLAY
+
+    def lazy(self, id: str) -> Path:
+        return self.sandbox(id) / "lazy"
 
     def place(self, id: str) -> Path:
         return self.run / id

@@ -4,6 +4,7 @@
 <name>/manifest.json      written last, so a directory without it is worthless
 <name>/memory/            what `Vm.snapshot` wrote; without it the disk alone was saved
 <name>/overlay.ext4
+<name>/overlay.json       instead of that: what is in it, as long as it is in the object store alone
 <name>.new/               being made, or left by an agent that died
 ```
 Every part is hashed whole, guest memory and disks too, but for their holes: see docs/durability.md for what that costs.
@@ -15,19 +16,20 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import xxhash
 
 from wrenn_server.hostagent.storage import chunks
+from wrenn_server.hostagent.storage.chunks import Content
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.linux import files
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal
 
-MEMORY, MANIFEST, NEW = "memory", "manifest.json", ".new"
+MEMORY, MANIFEST, NEW, LAZY = "memory", "manifest.json", ".new", "overlay.json"
 VERSION = 3
 _MANIFEST_LIMIT = 1 << 20
 
@@ -41,6 +43,8 @@ class Saved:
     overlay: Path
     image: Path
     """Root file system under the overlay."""
+    lazy: Content | None = None
+    """Of the overlay, which is not there but in the object store."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +152,17 @@ def verify(directory: Path) -> Saved:
             raise Internal(message, code="snapshot_damaged")
         if found != wanted:
             raise Internal(f"the snapshot's {name} is not what was saved", code="snapshot_damaged")
-    return saved_in(directory, Path(manifest.image))
+    saved = saved_in(directory, Path(manifest.image))
+    return replace(saved, lazy=_lazy(directory)) if LAZY in manifest.parts else saved
+
+
+def _lazy(directory: Path) -> Content:
+    try:
+        content = msgspec.json.decode((directory / LAZY).read_bytes(), type=Content)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Internal(f"the snapshot's {LAZY} cannot be read", code="snapshot_damaged") from error
+    content.check()
+    return content
 
 
 def saved_in(directory: Path, image: Path) -> Saved:

@@ -14,17 +14,16 @@ The collector removes chunks that no manifest names. A chunk that is used again 
 the collector leaves alone what is younger than KEEP: between the two there is time for the slowest upload.
 """
 
-import asyncio
 import errno
 import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -33,15 +32,17 @@ from wrenn_server.hostagent.storage import chunks, sealed
 from wrenn_server.hostagent.storage.chunks import Content
 from wrenn_server.hostagent.storage.images import Images
 from wrenn_server.hostagent.storage.objects import Objects
-from wrenn_server.hostagent.storage.paths import Paths
+from wrenn_server.hostagent.storage.paths import OVERLAY, Paths
 from wrenn_server.hostagent.storage.snapshots import HEADROOM
-from wrenn_server.hostagent.storage.threads import to_its_end
+from wrenn_server.hostagent.storage.threads import each, to_its_end
 from wrenn_server.linux import files
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import Internal, Unavailable
 
 VERSION = 1
 MANIFEST_LIMIT = 256 << 20
+LAZY_FROM = 16 << 20
+"""Bytes of a disk that are fetched so fast that nothing is won by doing without them; see docs/hosts.md."""
 AT_ONCE = 3
 """Chunks on their way; each takes some 2 MiB of memory."""
 REFRESH, KEEP = 12 * 3600.0, 24 * 3600.0
@@ -50,7 +51,6 @@ _CONTENTS, _SEEN = 64, 200_000
 _FILE = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,63}(/[a-z0-9_-][a-z0-9._-]{0,63})?")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -153,7 +153,7 @@ class Store:
                     found[number] = name
 
             numbers = list(known.chunks) if known else await to_its_end(_numbers, descriptor)
-            await _each(numbers, one)
+            await each(numbers, one, at_once=AT_ONCE)
             content = Content(size=status.st_size, mode=status.st_mode & 0o777, chunks=found)
             self._remember(status, content)
             return content, sent
@@ -207,9 +207,10 @@ class Store:
             content.check()
         return found
 
-    async def fetch(self, stored: Stored, final: Path) -> Path:
+    async def fetch(self, stored: Stored, final: Path, *, lazy: bool = False) -> Path:
         """Makes the sealed directory `final` of it, each chunk proven. Returns its root file system, pinned.
 
+        :param lazy: a disk of more than LAZY_FROM may stay in the store: `final` says then what is in it
         :raises Internal: `snapshot_damaged`; :raises Unavailable: :raises OSError: nothing is left of it"""
         wanted = sum(len(content.chunks) for content in (*stored.files.values(), stored.image)) * chunks.CHUNK
         files.require_space(self.paths.data, wanted + HEADROOM, "a snapshot from the object store")
@@ -219,6 +220,9 @@ class Store:
             for part, content in stored.files.items():
                 target = new / part
                 target.parent.mkdir(mode=0o700, exist_ok=True)
+                if lazy and part == OVERLAY and len(content.chunks) * chunks.CHUNK > LAZY_FROM:
+                    (new / sealed.LAZY).write_bytes(msgspec.json.encode(content))
+                    continue
                 if part in stored.shared and await to_its_end(self._shared, content, target):
                     continue
                 await self._get(content, target)
@@ -236,16 +240,23 @@ class Store:
 
         async def one(number: int) -> None:
             name = content.chunks[number]
-            try:
-                packed = await self.objects.get(chunks.path_of(name), chunks.PACKED_LIMIT)
-            except FileNotFoundError:
-                message = f"the object store has lost chunk {name}"
-                raise Internal(message, code="snapshot_damaged") from None
-            await to_its_end(_place, target, number, packed, name)
+            await to_its_end(_place, target, number, await self._packed(name), name)
 
-        await _each(content.chunks, one)
+        await each(content.chunks, one, at_once=AT_ONCE)
         if target.lstat().st_size != content.size:
             raise Internal("a file of the stored snapshot does not fit its size", code="snapshot_damaged")
+
+    async def chunk(self, name: str) -> bytes:
+        """Proven. :raises Unavailable: the store fails; :raises Internal: `snapshot_damaged`"""
+        packed = await self._packed(name)
+        return await to_its_end(chunks.unpack, packed, name)
+
+    async def _packed(self, name: str) -> bytes:
+        try:
+            return await self.objects.get(chunks.path_of(name), chunks.PACKED_LIMIT)
+        except FileNotFoundError:
+            message = f"the object store has lost chunk {name}"
+            raise Internal(message, code="snapshot_damaged") from None
 
     async def _image(self, stored: Stored) -> Path:
         """The root file system of that content, as this host has it, or fetched."""
@@ -355,22 +366,6 @@ class Store:
         return len(doomed)
 
 
-async def _each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """At most AT_ONCE at a time. The first that fails ends the others; its error is raised."""
-    waiting = iter(items)
-
-    async def worker() -> None:
-        for item in waiting:
-            await work(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(worker())
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-
-
 def _numbers(descriptor: int) -> list[int]:
     return list(chunks.with_data(descriptor))
 
@@ -381,7 +376,12 @@ def _named(descriptor: int, number: int) -> tuple[bytes, str | None]:
 
 
 def _place(target: Path, number: int, packed: bytes, name: str) -> None:
-    chunks.write(target, number, chunks.unpack(packed, name))
+    data = chunks.unpack(packed, name)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        chunks.write(descriptor, number, data)
+    finally:
+        os.close(descriptor)
 
 
 def _identity(status: os.stat_result) -> _Identity:

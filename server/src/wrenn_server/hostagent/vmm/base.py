@@ -25,6 +25,8 @@ class VmSpec:
     """ext4, read-only drive 0, shared by all VMs of the template."""
     overlay: Path
     """ext4, read-write drive 1, of this VM alone, owned by `Place.uid`."""
+    lazy: bool = False
+    """The overlay is still being filled: an NBD server at `lazy_disk` has it, until `Vm.settle`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,11 @@ class Place:
     """Name of the persistent TAP inside the namespace, owned by `uid`."""
     cgroup: str
     """Relative cgroup path, e.g. `wrenn-1a2b/sb…`; made and removed by the driver through linux/cgroup."""
+
+
+def lazy_disk(place: Place) -> Path:
+    """The socket of an NBD server; its directory lets nobody but the VM's user look for it by name."""
+    return place.directory / "disk" / "nbd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,13 @@ class Vm(Protocol):
 
     async def resume(self) -> None:
         """Lets the vCPUs run. Idempotent."""
+        ...
+
+    async def settle(self, overlay: Path) -> None:
+        """From now on the VM uses the file, which has all that the NBD server has, and not that server. Idempotent.
+
+        :raises VmmError: the VM goes on with the server
+        """
         ...
 
     async def snapshot(self, directory: Path) -> None:
@@ -134,6 +148,8 @@ class Ahead(Protocol):
 
 class Driver(Protocol):
     name: str
+    lazy: bool
+    """Whether it can restore a VM whose `VmSpec` says so."""
 
     @property
     def ahead(self) -> Ahead | None:

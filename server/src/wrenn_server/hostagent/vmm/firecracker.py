@@ -58,6 +58,7 @@ class FirecrackerDriver:
     """An async context manager. VMs must be left or detached before the driver is."""
 
     name = "firecracker"
+    lazy = False
     ahead = None
 
     def __init__(self, *, cgroups: Cgroups, firecracker: Path, jailer: Path) -> None:

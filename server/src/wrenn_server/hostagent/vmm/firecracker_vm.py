@@ -72,6 +72,9 @@ class FirecrackerVm(RunningVm):
     async def resume(self) -> None:
         await self._patch("Resumed")
 
+    async def settle(self, overlay: Path) -> None:
+        raise VmmError(f"{self.place.id}: Firecracker's disk is {overlay.name} from the beginning")
+
     async def _patch(self, state: str) -> None:
         try:
             await self.api.patch("/vm", {"state": state})

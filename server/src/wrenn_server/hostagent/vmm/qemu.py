@@ -9,7 +9,7 @@ security boundary (QEMU docs/system/security.rst).
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Generator, Hashable
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from wrenn_server.hostagent.vmm import memory_image
-from wrenn_server.hostagent.vmm.base import Ahead, Place, VmExit, VmGone, VmmError, VmSpec
+from wrenn_server.hostagent.vmm.base import Ahead, Place, VmExit, VmGone, VmmError, VmSpec, lazy_disk
 from wrenn_server.hostagent.vmm.console import Tail, make_fifo, open_fifo
 from wrenn_server.hostagent.vmm.manifest import Manifest, ManifestError
 from wrenn_server.hostagent.vmm.memory_image import Base
 from wrenn_server.hostagent.vmm.qemu_command import (
     CONSOLE,
+    DISK,
     INITRD,
     KERNEL,
     LOG,
@@ -46,6 +47,7 @@ from wrenn_server.linux import kvm, netns
 from wrenn_server.linux.cgroup import Cgroup, Cgroups, Limits
 from wrenn_server.linux.process import Process, User, confined, run, spawn
 from wrenn_server.linux.tsc import tsc_khz
+from wrenn_server.linux.unix import short
 
 MIB = 1 << 20
 CONSOLE_FIFO, LOG_FIFO, MONITOR_SOCKET = "console", "log", "qmp"
@@ -67,6 +69,7 @@ class QemuDriver:
     """
 
     name = "qemu"
+    lazy = True
 
     def __init__(
         self,
@@ -132,7 +135,9 @@ class QemuDriver:
     @contextlib.asynccontextmanager
     async def restore(self, spec: VmSpec, place: Place, snapshot: Path) -> AsyncGenerator[QemuVm, None]:
         self.check(spec, snapshot, await self.version())
-        async with self._waiting(spec, place, snapshot, disks=True) as vm:
+        async with self._waiting(spec, place, snapshot, disks=not spec.lazy) as vm:
+            if spec.lazy:
+                await vm.attach(spec)
             await vm.load(snapshot)
             yield vm
 
@@ -257,6 +262,8 @@ class QemuDriver:
             started.console = make_fifo(place.directory / CONSOLE_FIFO)
             started.log = make_fifo(place.directory / LOG_FIFO)
             listener = stack.enter_context(_listen(place.directory))
+            disk = lazy_disk(place)
+            disk.parent.mkdir(mode=0o711, exist_ok=True)
             root_image, overlay = spec.root_image, spec.overlay
             if not disks:
                 nothing = os.memfd_create("no-disk", os.MFD_CLOEXEC)
@@ -270,6 +277,7 @@ class QemuDriver:
                 ROOT: opened(root_image, os.O_RDONLY),
                 OVERLAY: opened(overlay, os.O_RDWR | (os.O_NOFOLLOW if disks else 0)),
                 MEMORY: memory,
+                DISK: opened(disk.parent, os.O_RDONLY | os.O_DIRECTORY),
             }
             append = None
             if boots:
@@ -304,7 +312,7 @@ class _Started:
             raise VmmError(
                 f"{self.vm.place.id}: its QEMU was started for another memory than that of {snapshot}"
             )
-        await self.vm.attach(spec.root_image, spec.overlay)
+        await self.vm.attach(spec)
         await self.vm.load(snapshot)
         return self.vm
 
@@ -348,7 +356,7 @@ class _Starting:
 def _listen(directory: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        with _short(directory) as path:
+        with short(directory / MONITOR_SOCKET) as path:
             listener.bind(path)
         listener.listen(1)
     except BaseException:
@@ -360,19 +368,9 @@ def _listen(directory: Path) -> socket.socket:
 def _connect(directory: Path) -> socket.socket:
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        with _short(directory) as path:
+        with short(directory / MONITOR_SOCKET) as path:
             connected.connect(path)
     except BaseException:
         connected.close()
         raise
     return connected
-
-
-@contextlib.contextmanager
-def _short(directory: Path) -> Generator[str, None, None]:
-    """A path of the monitor's socket that fits into the 108 bytes of a unix address, however deep it lies."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{MONITOR_SOCKET}"
-    finally:
-        os.close(fd)

@@ -13,14 +13,21 @@ from typing import Any
 
 from wrenn_server.hostagent.network.base import GUEST_MAC
 
-CONSOLE, LOG, MONITOR, ROOT, OVERLAY, TAP, MEMORY, KERNEL, INITRD, STATE = range(1, 11)
-"""The VM's file descriptors: guest console (stdout), QEMU's messages (stderr), listening QMP socket, drives…"""
+CONSOLE, LOG, MONITOR, ROOT, OVERLAY, TAP, MEMORY, KERNEL, INITRD, DISK = range(1, 11)
+"""The VM's file descriptors: guest console (stdout), QEMU's messages (stderr), listening QMP socket, drives… and the
+directory in which an NBD server may listen, so that QEMU finds it again whoever runs it."""
 
+ROOT_NODE, OVERLAY_NODE, LAZY_NODE = "root", "overlay", "overlay-lazy"
+"""Names of the drives, and of what is under one that is still being filled."""
 TB_CACHE_MB = 64
 """Translated code of an emulated guest. The default is a share of guest memory, which no small VM ever fills."""
 OVERHEAD_MB = {"tcg": TB_CACHE_MB + 96, "kvm": 96}
 """What a QEMU process needs beside guest memory and what the cgroup therefore grants: about 45 MiB of its own,
 migration buffers, page cache of the overlay, page tables; and the translated code."""
+
+
+_RECONNECT = 1 << 30
+"""Seconds after which QEMU gives an NBD server up: never."""
 
 
 class Accel(StrEnum):
@@ -69,10 +76,10 @@ def machine_arguments(machine: Machine) -> list[str]:
         "-m", str(machine.memory_mb),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-global", "virtio-mmio.force-legacy=false",
-        "-blockdev", _json(_drive("root", ROOT, read_only=True)),
-        "-device", "virtio-blk-device,drive=root",
-        "-blockdev", _json(_drive("overlay", OVERLAY, read_only=False)),
-        "-device", "virtio-blk-device,drive=overlay",
+        "-blockdev", _json(_drive(ROOT_NODE, ROOT, read_only=True)),
+        "-device", f"virtio-blk-device,drive={ROOT_NODE}",
+        "-blockdev", _json(_drive(OVERLAY_NODE, OVERLAY, read_only=False)),
+        "-device", f"virtio-blk-device,drive={OVERLAY_NODE}",
         "-netdev", f"tap,id=net,fd={TAP}",
         "-device", f"virtio-net-device,netdev=net,mac={GUEST_MAC}",
         "-object", "rng-builtin,id=rng",
@@ -131,11 +138,30 @@ def _json(options: dict[str, Any]) -> str:
     return json.dumps(options, separators=(",", ":"))
 
 
+def lazy_arguments() -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `disk_arguments`, of the overlay and an NBD server in the directory DISK. While there is none, requests wait."""
+    options = _drive(OVERLAY_NODE, OVERLAY, read_only=False)
+    file = {
+        "driver": "nbd",
+        "node-name": LAZY_NODE,
+        "server": {"type": "unix", "path": f"{_inherited(DISK)}/nbd"},
+        "export": OVERLAY_NODE,
+        "reconnect-delay": _RECONNECT,
+        "cache": options["cache"],
+    }
+    return file, options | {"file": file["node-name"]}
+
+
+def file_node(node: str) -> str:
+    """Of `disk_arguments`."""
+    return f"{node}-file"
+
+
 def disk_arguments(node: str, fds: int, *, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """For a QEMU that waits: `blockdev-add` of the file in that set of descriptors, and what `blockdev-reopen` makes of
     the drive `node` then. As if it had been started with that file."""
     options = _drive(node, fds, read_only=read_only)
-    file = options["file"] | {"node-name": f"{node}-file", "cache": options["cache"]}
+    file = options["file"] | {"node-name": file_node(node), "cache": options["cache"]}
     return file, options | {"file": file["node-name"]}
 
 

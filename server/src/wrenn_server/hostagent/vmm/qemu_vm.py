@@ -12,11 +12,18 @@ from typing import Any, Self
 import structlog
 
 from wrenn_server.hostagent.vmm import memory_image
-from wrenn_server.hostagent.vmm.base import Place, VmmError
+from wrenn_server.hostagent.vmm.base import Place, VmmError, VmSpec
 from wrenn_server.hostagent.vmm.console import Tail
 from wrenn_server.hostagent.vmm.manifest import Manifest
 from wrenn_server.hostagent.vmm.memory_image import Base
-from wrenn_server.hostagent.vmm.qemu_command import disk_arguments
+from wrenn_server.hostagent.vmm.qemu_command import (
+    LAZY_NODE,
+    OVERLAY_NODE,
+    ROOT_NODE,
+    disk_arguments,
+    file_node,
+    lazy_arguments,
+)
 from wrenn_server.hostagent.vmm.qmp import Qmp, QmpClosed
 from wrenn_server.hostagent.vmm.running import RunningVm
 from wrenn_server.linux.cgroup import Cgroup
@@ -33,6 +40,9 @@ _STATE_SET, _ROOT_SET, _OVERLAY_SET = range(1000, 1003)
 """Numbers of sets of descriptors that no drive is started with."""
 _HEADROOM = 16 << 20
 """Bytes of disk space beside the memory itself."""
+
+_Drive = tuple[list[asyncio.Future[Any]], dict[str, Any]]
+"""Answers that are still to come, and what `blockdev-reopen` is to make of a drive then."""
 
 log = structlog.get_logger()
 
@@ -112,29 +122,47 @@ class QemuVm(RunningVm):
         self._paused = False
         await self._monitor.execute("cont")
 
-    async def attach(self, root_image: Path, overlay: Path) -> None:
+    async def attach(self, spec: VmSpec) -> None:
         """Gives its disks to a QEMU that was started without, before it loads anything.
 
         :raises VmmError:"""
-        disks = (
-            ("root", root_image, _ROOT_SET, os.O_RDONLY),
-            ("overlay", overlay, _OVERLAY_SET, os.O_RDWR | os.O_NOFOLLOW),
-        )
-        answers: list[asyncio.Future[dict[str, Any]]] = []
-        drives: list[dict[str, Any]] = []
         async with self._telling("attaching its disks"):
-            for node, path, number, flags in disks:
-                fd = os.open(path, flags | os.O_CLOEXEC)
-                try:
-                    answers.append(self._monitor.start("add-fd", {"fdset-id": number}, fds=[fd]))
-                finally:
-                    os.close(fd)
-                file, drive = disk_arguments(node, number, read_only=flags & os.O_ACCMODE == os.O_RDONLY)
-                answers.append(self._monitor.start("blockdev-add", file))
-                drives.append(drive)
-            answers.append(self._monitor.start("blockdev-reopen", {"options": drives}))
-            async with asyncio.timeout(_LOAD_TIMEOUT):
-                await asyncio.gather(*answers)
+            drives = [self._file(ROOT_NODE, spec.root_image, _ROOT_SET, os.O_RDONLY)]
+            if spec.lazy:
+                file, drive = lazy_arguments()
+                drives.append(([self._monitor.start("blockdev-add", file)], drive))
+            else:
+                drives.append(self._file(OVERLAY_NODE, spec.overlay, _OVERLAY_SET, os.O_RDWR | os.O_NOFOLLOW))
+            await self._reopen(drives)
+
+    async def settle(self, overlay: Path) -> None:
+        file = file_node(OVERLAY_NODE)
+        async with self._telling("settling its disk"):
+            found = await self._monitor.execute("query-named-block-nodes", {"flat": True})
+            nodes = {str(node.get("node-name")) for node in found}
+            if LAZY_NODE in nodes:
+                if file in nodes:  # an agent died while it did this
+                    await self._monitor.execute("blockdev-reopen", {"options": [lazy_arguments()[1]]})
+                    await self._monitor.execute("blockdev-del", {"node-name": file})
+                await self._reopen(
+                    [self._file(OVERLAY_NODE, overlay, _OVERLAY_SET, os.O_RDWR | os.O_NOFOLLOW)]
+                )
+                await self._monitor.execute("blockdev-del", {"node-name": LAZY_NODE})
+
+    def _file(self, node: str, path: Path, number: int, flags: int) -> "_Drive":
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            added = self._monitor.start("add-fd", {"fdset-id": number}, fds=[fd])
+        finally:
+            os.close(fd)
+        file, drive = disk_arguments(node, number, read_only=flags & os.O_ACCMODE == os.O_RDONLY)
+        return [added, self._monitor.start("blockdev-add", file)], drive
+
+    async def _reopen(self, drives: list["_Drive"]) -> None:
+        answers = [answer for added, _ in drives for answer in added]
+        answers.append(self._monitor.start("blockdev-reopen", {"options": [drive for _, drive in drives]}))
+        async with asyncio.timeout(_LOAD_TIMEOUT):
+            await asyncio.gather(*answers)
 
     async def load(self, snapshot: Path) -> None:
         """Brings the state of a snapshot into a fresh QEMU that waits for it, and lets the VM run.
