@@ -1,7 +1,7 @@
 """Resume on another host: what was paused on a host that is lost goes on from the object store, to its first output.
 
 The floor is the same by a plain script: the same chunks read from the same store, unpacked and written where they belong,
-and a QEMU that loads them. It proves no chunk, waits for no disk and asks nobody.
+and a QEMU that loads them. It proves no chunk, waits for no disk and asks nobody; but it has all of them first.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bench.floor import COMMAND, Template, Vm, milliseconds
 from bench.report import Figure
-from wrenn import AsyncSandbox
+from wrenn import AsyncClient, AsyncSandbox
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.storage import chunks, sealed
 from wrenn_server.hostagent.storage.paths import OVERLAY
@@ -35,13 +35,16 @@ from wrenn_server.up.settings import Settings
 
 LOOK_SEC = 0.5
 """Between two looks at what another process does and tells nobody."""
+LARGE_ROUNDS = 4
+LARGE = "head -c 256M /dev/urandom > ~/large; sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
+"""A disk that takes longer to be fetched than a VM to be started."""
 STORED_WITHIN, HOST_WITHIN = 120.0, 150.0
 """Seconds; a silent host counts as lost after 90."""
 MEMORY = f"{sealed.MEMORY}/{memory_image.NAME}"
 
 
 async def measure(settings: Settings, console: Console, namespace: str, rounds: int) -> list[Figure]:
-    """A platform on one host, and a second host that makes `rounds` + 1 sandboxes and is lost.
+    """A platform on one host, and a second host that makes `rounds` + 1 sandboxes, LARGE_ROUNDS large ones, and is lost.
 
     :param settings: of the platform, with an object store; it does not run yet
     :param namespace: for VMs of the floor
@@ -60,29 +63,36 @@ async def measure(settings: Settings, console: Console, namespace: str, rounds: 
         await ask(administrator, "POST", f"/v1/hosts/{stays['id']}/drain")
         async with second_host(lost, administrator, console) as goes:
             await until_it_is(administrator, goes, "online")
-            sandboxes: list[AsyncSandbox] = []
-            for _ in range(rounds + 1):
-                sandboxes.append(await AsyncSandbox.create(client=client, timeout=0))
-                await sandboxes[-1].commands.run(COMMAND, check=True)
-                await sandboxes[-1].pause()
-            await until_stored(administrator, goes, {sandbox.id for sandbox in sandboxes})
+            small = [await left(client, COMMAND) for _ in range(rounds + 1)]
+            large = [await left(client, LARGE) for _ in range(LARGE_ROUNDS)]
+            await until_stored(administrator, goes, {sandbox.id for sandbox in (*small, *large)})
         await until_it_is(administrator, goes, "unreachable")
         await ask(administrator, "DELETE", f"/v1/hosts/{stays['id']}/drain")
         floor = Floor(settings, namespace)
         taken: list[float] = []
-        for number, sandbox in enumerate(sandboxes):
+        for number, sandbox in enumerate((*small, *large)):
             await asyncio.to_thread(floor.resume, sandbox.id)
             began = time.perf_counter()
             await sandbox.resume()
             await sandbox.commands.run(COMMAND, check=True)
             taken.append(milliseconds(began))
             await sandbox.kill()
-            console.print(f"other host, round {number} of {rounds}", highlight=False)
+            console.print(f"other host, round {number} of {rounds + LARGE_ROUNDS}", highlight=False)
+    end = len(small)
     return [
-        figure("resume_elsewhere", taken[1:], floor.taken[1:]),
+        figure("resume_elsewhere", taken[1:end], floor.taken[1:end]),
+        figure("resume_elsewhere_large", taken[end:], floor.taken[end:]),
         # The first sandbox of its template brings the template's memory with it, which the others share.
         figure("resume_elsewhere_first", taken[:1], floor.taken[:1]),
     ]
+
+
+async def left(client: AsyncClient, script: str) -> AsyncSandbox:
+    """Paused after a script has run in it."""
+    sandbox = await AsyncSandbox.create(client=client, timeout=0)
+    await sandbox.commands.run(script, check=True)
+    await sandbox.pause()
+    return sandbox
 
 
 def figure(name: str, samples: list[float], floor: list[float]) -> Figure:

@@ -142,3 +142,19 @@ async def test_an_agent_dies_while_it_arrives(agent: AgentProcess) -> None:
     assert found.split()[0] == hashlib.sha256(data).hexdigest()
     await settled(sandbox)
     assert (await sandbox.run(2, f"{FORGET}; cd; sha256sum big")).split()[1:] == found.split()
+
+
+async def test_a_chunk_that_was_lost_is_an_error_to_who_reads_it(agent: AgentProcess) -> None:
+    sandbox = Sandbox(agent)
+    await sandbox.leaves()
+    for path in sandbox.held().objects:  # a store that has them no more
+        path.unlink()
+    await sandbox.comes()
+    assert "Input/output error" in await sandbox.run(2, "cd; sha256sum big")
+    assert (
+        await sandbox.run(2, "cd; head -c 4096 big | wc -c; echo new > new; sync new; cat new")
+        == "4096\nnew\n"
+    )
+    status, answer = await agent.call("POST", f"{sandbox.path}/pause", {"generation": 2})
+    assert (status, answer["error"]["code"]) == (500, "snapshot_damaged")
+    await count(agent, sandbox.id, "token2", beyond=sandbox.count)

@@ -1,6 +1,7 @@
 """A file that comes chunk by chunk while it is read and written."""
 
 import asyncio
+import errno
 import os
 import random
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wrenn_server.hostagent.storage import lazy
+from wrenn_server.hostagent.storage import chunks, lazy
 from wrenn_server.hostagent.storage.chunks import CHUNK, Content
 from wrenn_server.hostagent.storage.lazy import LazyFile
 from wrenn_server.model.errors import Internal, Unavailable
@@ -110,6 +111,22 @@ async def test_a_store_that_fails_is_waited_for(place: Place, monkeypatch: pytes
     file = place.open()
     assert await file.read(0, 4) == place.source.data[:4]
     assert tries == 3
+    await file.close()
+
+
+async def test_room_on_the_disk_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "FIRST_RETRY", 0.01)
+    write, full = chunks.write, [True, True]
+
+    def find_it_full(descriptor: int, number: int, data: bytes) -> None:
+        if full and full.pop():
+            raise OSError(errno.ENOSPC, "no space")
+        write(descriptor, number, data)
+
+    monkeypatch.setattr(chunks, "write", find_it_full)
+    file = place.open()
+    assert await file.read(0, 4) == place.source.data[:4]
+    assert place.source.asked == [0, 0, 0]
     await file.close()
 
 

@@ -41,8 +41,8 @@ COMMANDED: dict[int, tuple[str, ...]] = {
     500: ("agent_error",),
     502: ("guest_error",),
     503: (
-        "disk_full", "emulated_tenants", "fetch_failed", "host_unavailable", "no_hosts_available", "no_object_store",
-        "no_slots", "snapshot_not_stored", "store_unavailable",
+        "disk_arriving", "disk_full", "emulated_tenants", "fetch_failed", "host_unavailable", "no_hosts_available",
+        "no_object_store", "no_slots", "snapshot_not_stored", "store_unavailable",
     ),
     504: ("timed_out",),
 }  # fmt: skip

@@ -27,7 +27,8 @@ log = structlog.get_logger()
 
 
 class LazyDisk:
-    """An async context manager: serves from entering to leaving, and leaves all files as they are.
+    """An async context manager: serves from entering to leaving, and leaves all files as they are. What nobody touches
+    comes as soon as somebody waits for it: a VM that starts needs the processors and the store for itself.
 
     :param overlay: made by `lazy.prepare`, as is `directory`
     :param socket: where to listen
@@ -38,6 +39,7 @@ class LazyDisk:
         self._listen, self._uid = listen, uid
         self._stack = contextlib.AsyncExitStack()
         self._clients: set[asyncio.Task[None]] = set()
+        self._filling: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """:raises OSError:"""
@@ -45,7 +47,6 @@ class LazyDisk:
             self._file = await to_its_end(LazyFile.open, self._overlay, self._directory, self._fetch)
             stack.push_async_callback(self._file.close)
             stack.push_async_callback(self._stop)
-            self._filling = asyncio.create_task(self._fill(), name=f"fill {self._overlay}")
             server = await asyncio.start_unix_server(self._serve, sock=self._bound())
             stack.callback(server.close)
             self._stack = stack.pop_all()
@@ -59,11 +60,12 @@ class LazyDisk:
     async def until_whole(self, limit: float | None = None) -> None:
         """:param limit: seconds
         :raises Unavailable: `disk_arriving`; :raises Internal: `snapshot_damaged`, some of it cannot be had"""
-        if self._filling.done() and not self._filling.cancelled() and self._filling.exception():
-            self._filling = asyncio.create_task(self._fill(), name=f"fill {self._overlay}")
+        filling = self._filling
+        if filling is None or (filling.done() and (filling.cancelled() or filling.exception())):
+            filling = self._filling = asyncio.create_task(self._fill(), name=f"fill {self._overlay}")
         try:
             async with asyncio.timeout(limit):
-                await asyncio.shield(self._filling)
+                await asyncio.shield(filling)
         except TimeoutError as error:
             raise Unavailable(
                 f"the sandbox's disk is still on its way from the object store, {self._file.missing >> 20} MiB are missing",
@@ -100,7 +102,7 @@ class LazyDisk:
             self._clients.discard(task)
 
     async def _stop(self) -> None:
-        ending = [self._filling, *self._clients]
+        ending = [*self._clients, *([self._filling] if self._filling else [])]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
