@@ -110,6 +110,8 @@ async def test_it_runs_before_its_disk_is_there(agent: AgentProcess, spares: str
         await sandbox.run(2, "cd; head -c 4096 big | wc -c; echo new > new; sync new; cat new")
         == "4096\nnew\n"
     )
+    await sandbox.run(2, "cd; dd if=/dev/zero of=wide bs=4M count=2 oflag=direct")
+    assert await sandbox.run(2, "cd; cmp -n 8388608 wide /dev/zero && echo same") == "same\n"
     reading = asyncio.create_task(sandbox.run(2, "cd; sha256sum -c sum"))
     await asyncio.sleep(1)
     assert not reading.done()

@@ -9,76 +9,22 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.qemu_vms import Template, driver, places, ready, run, template
 from support.small_disk import SmallDisk, small_disk
 from support.vm_places import VmPlace, VmPlaces, vm_places
-from wrenn_server.hostagent.vmm.base import VmGone, VmmError, VmSpec
+from wrenn_server.hostagent.vmm.base import VmGone, VmmError
 from wrenn_server.hostagent.vmm.qemu import QemuDriver
 from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.model.sandbox import Reason
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Iterator[VmPlaces]:
-    yield from vm_places(tmp_path / "places-of-a-test")
-
-
-@pytest.fixture
-async def driver() -> AsyncIterator[QemuDriver]:
-    async with QemuDriver(cgroups=Cgroups.detect()) as driver:
-        yield driver
-
-
-class Template:
-    """A booted guest's snapshot with its disk."""
-
-    def __init__(self, data: Path, directory: Path) -> None:
-        self.data = data
-        self.snapshot = directory / "snapshot"
-        self.overlay = directory / "overlay.ext4"
-
-    def spec(self, where: VmPlace, *, memory_mb: int = 256) -> VmSpec:
-        where.copy_overlay(self.overlay)
-        return where.spec(self.data, memory_mb=memory_mb)
-
-
-@pytest.fixture(scope="module")
-def template(guest_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
-    directory = tmp_path_factory.mktemp("template")
-    made = Template(guest_images, directory)
-
-    async def make() -> None:
-        places = VmPlaces(directory / "places")
-        try:
-            where = places.make()
-            async with QemuDriver(cgroups=Cgroups.detect()) as driver:
-                async with driver.boot(where.spec(guest_images), where.place, template=True) as vm:
-                    await asyncio.to_thread(where.guest.wait)
-                    await vm.pause()
-                    made.snapshot.mkdir()
-                    await vm.snapshot(made.snapshot)
-                    shutil.copyfile(where.overlay, made.overlay)
-        finally:
-            places.close()
-
-    asyncio.run(make())
-    return made
-
-
-async def ready(where: VmPlace) -> None:
-    await asyncio.to_thread(where.guest.wait)
-    await asyncio.to_thread(where.guest.init)
-
-
-async def run(where: VmPlace, command: str) -> str:
-    return await asyncio.to_thread(where.guest.run, command)
+__all__ = ["driver", "places", "template"]
 
 
 async def run_to_death(where: VmPlace, command: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from wrenn_server.hostagent.sandbox.journal import FILE as JOURNAL
 from wrenn_server.hostagent.sandbox.journal import unbroken
 from wrenn_server.hostagent.storage import lazy, sealed
-from wrenn_server.hostagent.storage.chunks import Content
 from wrenn_server.hostagent.storage.images import Images
 from wrenn_server.hostagent.storage.named import Named
 from wrenn_server.hostagent.storage.overlays import Overlays
@@ -56,13 +55,15 @@ class Files:
         await unbroken(self.overlays.clone(saved.overlay, target, owner=owner))
         return target
 
-    async def lazy_overlay(self, content: Content, id: str, owner: int) -> Path:
-        """As `clone_overlay`, of one that is in the object store: an empty file for `LazyDisk`.
+    async def disk_of(self, saved: Saved, id: str, owner: int) -> Path:
+        """As `clone_overlay`; an empty file for `LazyDisk`, if what is to be in it is in the object store.
 
         :raises OSError:"""
+        if saved.lazy is None:
+            return await self.clone_overlay(saved, id, owner)
         target = self.paths.overlay(id)
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        await to_its_end(lazy.prepare, target, self.paths.lazy(id), content, owner=owner)
+        await to_its_end(lazy.prepare, target, self.paths.lazy(id), saved.lazy, owner=owner)
         return target
 
     async def move_overlay(self, name: str, id: str) -> Path:

@@ -13,9 +13,11 @@ from typing import Self
 
 import structlog
 
+from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.storage import nbd
 from wrenn_server.hostagent.storage.lazy import Fetch, LazyFile
 from wrenn_server.hostagent.storage.threads import to_its_end
+from wrenn_server.hostagent.vmm.base import Place, disk_socket
 from wrenn_server.linux import files
 from wrenn_server.linux.unix import short
 from wrenn_server.model.errors import Unavailable, WrennError
@@ -26,12 +28,25 @@ CLIENTS = 2
 log = structlog.get_logger()
 
 
+async def served(host: Host, id: str, place: Place, stack: contextlib.AsyncExitStack) -> "LazyDisk | None":
+    """The disk of a sandbox whose VM is at that place, if it is on its way still.
+
+    :raises OSError:"""
+    directory = host.files.paths.lazy(id)
+    if not directory.exists():
+        return None
+    overlay, listen = host.files.paths.overlay(id), disk_socket(place)
+    return await stack.enter_async_context(
+        LazyDisk(overlay, directory, host.chunk, listen=listen, uid=place.uid)
+    )
+
+
 class LazyDisk:
     """An async context manager: serves from entering to leaving, and leaves all files as they are. What nobody touches
     comes as soon as somebody waits for it: a VM that starts needs the processors and the store for itself.
 
     :param overlay: made by `lazy.prepare`, as is `directory`
-    :param socket: where to listen
+    :param listen: for NBD clients
     :param uid: of the VMM"""
 
     def __init__(self, overlay: Path, directory: Path, fetch: Fetch, *, listen: Path, uid: int) -> None:

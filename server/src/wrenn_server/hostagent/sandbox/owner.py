@@ -254,7 +254,7 @@ class Owner:
             case Ended(vm, _) if vm is box.vm:
                 return message
             case Arrived(vm) if vm is box.vm:
-                return await self._settle_disk(box)
+                return await self._saving.arrived(box)
             case Leave():
                 self._leave_running(box)
                 return message
@@ -315,15 +315,6 @@ class Owner:
             self._alarm.set(self.entry.expires_at, not_before=self._host.clock.now() + PAUSE_RETRY)
             return None
         return Paused()
-
-    async def _settle_disk(self, box: Box) -> None:
-        try:
-            await self._saving.settle(box)
-        except Interrupted:
-            pass  # whoever kills it is next
-        except (VmmError, OSError, WrennError) as error:
-            # It runs on with what serves its disk; the next pause or the next agent tries again.
-            self._log.error("a disk is not settled", action="settle_failed", error=str(error))
 
     def _leave_running(self, box: Box) -> None:
         box.detach()

@@ -18,11 +18,12 @@ import structlog
 
 from wrenn_server.hostagent.guest.client import WARM_UP, Connect, GuestFailed, Introduced, nameless
 from wrenn_server.hostagent.network.base import Egress, Slot
+from wrenn_server.hostagent.sandbox import lazy_disk
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.journal import Entry
 from wrenn_server.hostagent.sandbox.lazy_disk import LazyDisk
 from wrenn_server.hostagent.storage.sealed import Saved
-from wrenn_server.hostagent.vmm.base import Place, Vm, Vmm, VmmError, lazy_disk
+from wrenn_server.hostagent.vmm.base import Place, Vm, Vmm, VmmError
 from wrenn_server.linux.crash import crash_point
 from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import Reason
@@ -203,15 +204,10 @@ async def _brought_up(
     name = None if place.id == entry.id else place.id
     entry = msgspec.structs.replace(entry, slot=slot.index, place=name, image=str(saved.image))
     with failures(f"starting {entry.id}"):
-        disk = (
-            host.files.clone_overlay(saved, entry.id, slot.uid)
-            if saved.lazy is None
-            else host.files.lazy_overlay(saved.lazy, entry.id, slot.uid)
-        )
-        overlay = await both(disk, host.journal.write(entry))
+        overlay = await both(host.files.disk_of(saved, entry.id, slot.uid), host.journal.write(entry))
         steps.done("disk")
         crash_point("vm.intent_written")
-        lazy = await _served(host, entry.id, place, stack)
+        lazy = await lazy_disk.served(host, entry.id, place, stack)
         spec = host.spec(entry, overlay, lazy=lazy is not None)
         memory, complaint = saved.memory, None
         if memory is not None and reboot:
@@ -243,17 +239,6 @@ async def _brought_up(
     return Box(entry, slot, egress, vm, overlay, introduced, complaint, lazy, berth.hold)
 
 
-async def _served(host: Host, id: str, place: Place, stack: AsyncExitStack) -> LazyDisk | None:
-    """The sandbox's disk, if it is on its way still."""
-    directory = host.files.paths.lazy(id)
-    if not directory.exists():
-        return None
-    disk = LazyDisk(
-        host.files.paths.overlay(id), directory, host.chunk, listen=lazy_disk(place), uid=place.uid
-    )
-    return await stack.enter_async_context(disk)
-
-
 async def flushed(host: Host, slot: Slot, entry: Entry, token: str) -> str | None:
     """Has a running guest write out its file systems. What is to be told when it does not: its disk is then what a power
     cut would leave, which the journal of its file system can stand, and a guest that hangs must not have its way."""
@@ -279,7 +264,7 @@ async def adopted(host: Host, entry: Entry, slot: Slot) -> AsyncGenerator[Box]:
         try:
             egress = await stack.enter_async_context(host.slots.enforcing(slot, entry.network))
             place = host.place(name, slot, directory)
-            lazy = await _served(host, entry.id, place, stack)
+            lazy = await lazy_disk.served(host, entry.id, place, stack)
             spec = host.spec(entry, overlay, lazy=lazy is not None)
             vm = await stack.enter_async_context(host.driver.adopt(spec, place, entry.vm or {}))
             await vm.resume()

@@ -9,13 +9,14 @@ from wrenn_server.hostagent.sandbox import recipe
 from wrenn_server.hostagent.sandbox.host import Host
 from wrenn_server.hostagent.sandbox.interrupt import Interrupts
 from wrenn_server.hostagent.sandbox.journal import unbroken
-from wrenn_server.hostagent.sandbox.messages import Checkpoint
+from wrenn_server.hostagent.sandbox.messages import Checkpoint, Interrupted
 from wrenn_server.hostagent.sandbox.recipe import Box
 from wrenn_server.hostagent.sandbox.record import Record
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.hostagent.storage.sealed import MEMORY
 from wrenn_server.hostagent.vmm.base import VmmError
 from wrenn_server.linux.crash import crash_point
+from wrenn_server.model.errors import WrennError
 from wrenn_server.model.sandbox import State
 
 ARRIVAL = 20.0
@@ -103,6 +104,16 @@ class Saving:
             finally:
                 await self._continue(box)
         crash_point("checkpoint.continued")
+
+    async def arrived(self, box: Box) -> None:
+        """Nothing of its disk is on its way any more. When that is of no use, it runs on with what serves its disk, and
+        the next pause or the next agent tries again."""
+        try:
+            await self.settle(box)
+        except Interrupted:
+            pass  # whoever kills it is next
+        except (VmmError, OSError, WrennError) as error:
+            self._log.error("a disk is not settled", action="settle_failed", error=str(error))
 
     async def settle(self, box: Box) -> None:
         """A disk that is still on its way is waited for, and is the VM's own then; what is saved is whole.

@@ -129,6 +129,8 @@ async def _serve(
             # Whole, without a pause: replies do not mix.
             writer.write(struct.pack(">IIQ", SIMPLE_MAGIC, error, handle) + found)
             await writer.drain()
+        except OSError:
+            pass  # it has gone, which whoever reads from it finds out
         finally:
             room.release()
 

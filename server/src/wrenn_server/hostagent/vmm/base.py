@@ -26,7 +26,7 @@ class VmSpec:
     overlay: Path
     """ext4, read-write drive 1, of this VM alone, owned by `Place.uid`."""
     lazy: bool = False
-    """The overlay is still being filled: an NBD server at `lazy_disk` has it, until `Vm.settle`."""
+    """The overlay is still being filled: an NBD server at `disk_socket` has it, until `Vm.settle`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Place:
     """Relative cgroup path, e.g. `wrenn-1a2b/sb…`; made and removed by the driver through linux/cgroup."""
 
 
-def lazy_disk(place: Place) -> Path:
+def disk_socket(place: Place) -> Path:
     """The socket of an NBD server; its directory lets nobody but the VM's user look for it by name."""
     return place.directory / "disk" / "nbd"
 

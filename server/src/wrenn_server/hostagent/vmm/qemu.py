@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wrenn_server.hostagent.vmm import memory_image
-from wrenn_server.hostagent.vmm.base import Ahead, Place, VmExit, VmGone, VmmError, VmSpec, lazy_disk
+from wrenn_server.hostagent.vmm.base import Ahead, Place, VmExit, VmGone, VmmError, VmSpec, disk_socket
 from wrenn_server.hostagent.vmm.console import Tail, make_fifo, open_fifo
 from wrenn_server.hostagent.vmm.manifest import Manifest, ManifestError
 from wrenn_server.hostagent.vmm.memory_image import Base
@@ -262,7 +262,7 @@ class QemuDriver:
             started.console = make_fifo(place.directory / CONSOLE_FIFO)
             started.log = make_fifo(place.directory / LOG_FIFO)
             listener = stack.enter_context(_listen(place.directory))
-            disk = lazy_disk(place)
+            disk = disk_socket(place)
             disk.parent.mkdir(mode=0o711, exist_ok=True)
             root_image, overlay = spec.root_image, spec.overlay
             if not disks:
