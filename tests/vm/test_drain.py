@@ -29,6 +29,8 @@ RUNNING = PAUSED = int(os.environ.get("WRENN_TEST_MOVES", "2"))
 COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 1; done) >/dev/null 2>&1 & echo"
 SHAPE = {"memory_mb": 256, "disk_mb": 1024}
 SERVE = "cd ~ && exec python3 -m http.server 8000"
+LARGE = "cd; head -c 20M /dev/urandom > large; sha256sum large > sum; sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
+"""More than comes before a sandbox runs."""
 HOLD = "exec 9>~/held; rm ~/held; echo kept >&9; while :; do read line <~/pipe; cat /proc/self/fd/9; done"
 """Keeps a file that has no name, and tells what is in it."""
 
@@ -72,6 +74,7 @@ async def made(world: World) -> str:
     """With programs, files on its disk and in its memory, and a web server."""
     sandbox_id = (await world.new_sandbox(**SHAPE))["id"]
     await run(world, sandbox_id, f"echo of {sandbox_id} > ~/index.html; {COUNTER}")
+    await run(world, sandbox_id, LARGE)
     await run(world, sandbox_id, f"mkfifo ~/pipe; ({HOLD}) >/tmp/told 2>&1 & echo")
     await run(world, sandbox_id, SERVE, background=True)
     await eventually(lambda: is_up(world, sandbox_id), within=60)
@@ -111,6 +114,7 @@ async def check(world: World, sandbox_id: str, before: int) -> None:
     assert await run(world, sandbox_id, more) == "on\n"
     told = "echo > ~/pipe; until grep kept /tmp/told; do sleep 0.1; done"
     assert await run(world, sandbox_id, told) == "kept\n", "a file without a name"
+    assert await run(world, sandbox_id, "cd; sha256sum -c sum") == "large: OK\n"
 
 
 async def is_stored(world: World, sandbox_id: str) -> bool:
@@ -174,6 +178,9 @@ async def test_what_rests_on_a_lost_host_goes_on_elsewhere(
             answer = await world.api.post(f"/v1/sandboxes/{sandbox_id}/resume")
             assert answer.status_code == 200, answer.text
             await check(world, sandbox_id, before[sandbox_id])
+        assert second.log.read_text().count("a disk is whole") == len(ids), (
+            "each ran before its disk was there"
+        )
         await asyncio.gather(*(world.api.delete(f"/v1/sandboxes/{sandbox_id}") for sandbox_id in ids))
         await second.end()
         assert second.remains() == []
