@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostagent.process import COUNTER, AgentProcess, count, start
+from hostagent.process import COUNTER, AgentProcess, count, large, start
 
 from support.programs import stands_still
 from wrenn_server.linux import crash
@@ -17,7 +17,6 @@ from wrenn_server.model.ids import new_sandbox_id, new_snapshot_id
 FRESH_DISK_MB = 1536
 """No template has this shape yet."""
 A_SPARE = {"AGENT_SPARES": "1"}
-LARGE = "cd; head -c 24M /dev/urandom > large; sha256sum large > sum; sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
 NOWHERE = {"deny_out": ["0.0.0.0/0"]}
 
 
@@ -59,6 +58,8 @@ class Scene:
         await self.agent.ok("PUT", self.path, start(token(1)))
         await self.agent.run(self.id, token(1), "echo precious > ~/file; sync; " + COUNTER)
         self.count = await count(self.agent, self.id, token(1))
+        if self.large:
+            await self.agent.run(self.id, token(1), large(24))
 
     async def rests(self, *, memory: bool = True) -> None:
         await self.runs()
@@ -84,12 +85,7 @@ class Scene:
 
     async def is_large_and_in_the_store_alone(self) -> None:
         self.large = True
-        await self.runs()
-        await self.agent.run(self.id, token(1), LARGE)
-        await self.agent.ok("POST", f"{self.path}/pause", {"generation": 1})
-        self.generation = 2
-        await self.agent.ok("POST", f"{self.path}/store", {"generation": 1})
-        await self.agent.ok("DELETE", f"{self.path}?generation=1&elsewhere=true")
+        await self.is_in_the_store_alone()
 
     async def is_stranded(self) -> None:
         """An agent died before its create was answered, and its VM is still there."""

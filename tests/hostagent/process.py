@@ -195,8 +195,15 @@ async def serving(agent: AgentProcess) -> AsyncGenerator[AgentProcess]:
 
 IDENTITY = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An"
 """What no two sandboxes have in common, a line each."""
+FORGET = "echo 3 | sudo tee /proc/sys/vm/drop_caches"
+"""What was written is on the disk alone then, if it was synced."""
 COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 0.05; done) >/dev/null 2>&1 & echo"
 """Runs on in the background, as long as its memory does."""
+
+
+def large(mib: int) -> str:
+    """Makes a file on the disk that memory does not have, and `sum` to check it by."""
+    return f"cd; head -c {mib}M /dev/urandom > large; sha256sum large > sum; sync; {FORGET}"
 
 
 async def count(agent: AgentProcess, id: str, token: str, *, beyond: int = 0) -> int:

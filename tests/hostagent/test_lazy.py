@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hostagent.world import ID, World, fork, pause, refused, resume, start
 
+from support.held import Held
 from wrenn_server.hostagent.sandbox import saving
 from wrenn_server.hostagent.sandbox.registry import Registry
 from wrenn_server.hostagent.storage import chunks, lazy, sealed, store
@@ -43,15 +44,8 @@ class Away:
         content = msgspec.json.decode(manifest.read_bytes(), type=Stored).files[OVERLAY]
         return [self._objects / chunks.path_of(name) for name in content.chunks.values()]
 
-    def hold(self) -> None:
-        """They cannot be read, and have not been lost either."""
-        for path in self.disk:
-            path.rename(path.with_suffix(".away"))
-            path.symlink_to(path.name)
-
-    def let_go(self) -> None:
-        for path in self.disk:
-            path.with_suffix(".away").replace(path)
+    def held(self) -> Held:
+        return Held(self.disk)
 
 
 @pytest.fixture
@@ -85,7 +79,7 @@ async def is_whole(world: World, agent: Registry, generation: int) -> None:
 
 
 async def test_it_runs_before_its_disk_is_there(world: World, away: Away) -> None:
-    away.hold()
+    held = away.held()
     async with world.agent() as agent:
         answer = await agent.resume(ID, resume(2, stored=1))
         assert answer.state is State.RUNNING
@@ -99,7 +93,7 @@ async def test_it_runs_before_its_disk_is_there(world: World, away: Away) -> Non
         pausing = asyncio.create_task(agent.pause(ID, pause(2)))
         await asyncio.sleep(0.1)
         assert not pausing.done()
-        away.let_go()
+        held.let_go()
         await pausing
         await agent.resume(ID, resume(3))
         assert not world.vm().lazy
@@ -119,14 +113,14 @@ async def test_it_becomes_a_file_by_itself(world: World) -> None:
 
 
 async def test_the_next_agent_goes_on(world: World, away: Away) -> None:
-    away.hold()
+    held = away.held()
     async with world.agent() as agent:
         await agent.resume(ID, resume(2, stored=1))
     [vm] = world.vms.values()
     assert vm.lazy
     async with world.agent() as agent:
         assert agent.get(ID).state is State.RUNNING
-        away.let_go()
+        held.let_go()
         saving.ARRIVAL = 10.0
         await is_whole(world, agent, 2)
     assert not vm.lazy
@@ -170,7 +164,7 @@ async def test_a_drain_brings_all_of_it(world: World) -> None:
 
 
 async def test_a_kill_does_not_wait(world: World, away: Away) -> None:
-    away.hold()
+    away.held()
     async with world.agent() as agent:
         await agent.resume(ID, resume(2, stored=1))
         saving.ARRIVAL = 60.0
@@ -204,7 +198,7 @@ async def test_a_vmm_that_does_not_let_go_is_asked_again(world: World) -> None:
 
 
 async def test_one_that_ends_leaves_nothing(world: World, away: Away) -> None:
-    away.hold()
+    away.held()
     async with world.agent() as agent:
         await agent.resume(ID, resume(2, stored=1))
         world.vm().end(Reason.VMM_CRASHED, "it died")

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,35 +25,42 @@ async def driver() -> AsyncIterator[QemuDriver]:
         yield driver
 
 
+@dataclass
 class Template:
     """A booted guest's snapshot with its disk."""
 
-    def __init__(self, data: Path, directory: Path) -> None:
-        self.data = data
-        self.snapshot = directory / "snapshot"
-        self.overlay = directory / "overlay.ext4"
+    data: Path
+    snapshot: Path
+    overlay: Path
+    memory_mb: int
 
-    def spec(self, where: VmPlace, *, memory_mb: int = 256) -> VmSpec:
+    def spec(self, where: VmPlace, *, memory_mb: int | None = None) -> VmSpec:
         where.copy_overlay(self.overlay)
-        return where.spec(self.data, memory_mb=memory_mb)
+        return where.spec(self.data, memory_mb=memory_mb or self.memory_mb)
 
 
 @pytest.fixture(scope="module")
 def template(guest_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
-    directory = tmp_path_factory.mktemp("template")
-    made = Template(guest_images, directory)
+    return make_template(guest_images, tmp_path_factory.mktemp("template"), 256)
+
+
+def make_template(data: Path, directory: Path, memory_mb: int, *, overlay_mb: int = 256) -> Template:
+    made = Template(data, directory / "snapshot", directory / "overlay.ext4", memory_mb)
 
     async def make() -> None:
         places = VmPlaces(directory / "places")
         try:
-            where = places.make()
-            async with QemuDriver(cgroups=Cgroups.detect()) as driver:
-                async with driver.boot(where.spec(guest_images), where.place, template=True) as vm:
-                    await asyncio.to_thread(where.guest.wait)
-                    await vm.pause()
-                    made.snapshot.mkdir()
-                    await vm.snapshot(made.snapshot)
-                    shutil.copyfile(where.overlay, made.overlay)
+            where = places.make(overlay_mb=overlay_mb)
+            spec = where.spec(data, memory_mb=memory_mb)
+            async with (
+                QemuDriver(cgroups=Cgroups.detect()) as driver,
+                driver.boot(spec, where.place, template=True) as vm,
+            ):
+                await asyncio.to_thread(where.guest.wait)
+                await vm.pause()
+                made.snapshot.mkdir()
+                await vm.snapshot(made.snapshot)
+                shutil.copyfile(where.overlay, made.overlay)
         finally:
             places.close()
 

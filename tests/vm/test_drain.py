@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from hostagent.process import AgentProcess
+from hostagent.process import AgentProcess, large
 
 from support.postgres import database_url, empty_database, postgres
 from support.simulated import World, control_plane, eventually
@@ -29,8 +29,6 @@ RUNNING = PAUSED = int(os.environ.get("WRENN_TEST_MOVES", "2"))
 COUNTER = "(i=0; while :; do i=$((i+1)); echo $i >> /tmp/count; sleep 1; done) >/dev/null 2>&1 & echo"
 SHAPE = {"memory_mb": 256, "disk_mb": 1024}
 SERVE = "cd ~ && exec python3 -m http.server 8000"
-LARGE = "cd; head -c 20M /dev/urandom > large; sha256sum large > sum; sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
-"""More than comes before a sandbox runs."""
 HOLD = "exec 9>~/held; rm ~/held; echo kept >&9; while :; do read line <~/pipe; cat /proc/self/fd/9; done"
 """Keeps a file that has no name, and tells what is in it."""
 
@@ -74,7 +72,7 @@ async def made(world: World) -> str:
     """With programs, files on its disk and in its memory, and a web server."""
     sandbox_id = (await world.new_sandbox(**SHAPE))["id"]
     await run(world, sandbox_id, f"echo of {sandbox_id} > ~/index.html; {COUNTER}")
-    await run(world, sandbox_id, LARGE)
+    await run(world, sandbox_id, large(20))
     await run(world, sandbox_id, f"mkfifo ~/pipe; ({HOLD}) >/tmp/told 2>&1 & echo")
     await run(world, sandbox_id, SERVE, background=True)
     await eventually(lambda: is_up(world, sandbox_id), within=60)

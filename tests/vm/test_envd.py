@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from support.qemu_vms import Template, make_template
 from support.survival import (
     ClosableGuest,
     HealthWatch,
@@ -29,7 +29,7 @@ from support.survival import (
 )
 from support.vm_places import Guest, VmPlace, VmPlaces, vm_places
 from support.watching import CHURN, watched
-from wrenn_server.hostagent.vmm.base import Vm, VmSpec
+from wrenn_server.hostagent.vmm.base import Vm
 from wrenn_server.hostagent.vmm.qemu import QemuDriver
 from wrenn_server.linux.cgroup import Cgroups
 from wrenn_server.up.demo import HOSTILE
@@ -84,45 +84,9 @@ def places(tmp_path: Path) -> Iterator[VmPlaces]:
     yield from vm_places(tmp_path / "places")
 
 
-@dataclass
-class Template:
-    data: Path
-    snapshot: Path
-    overlay: Path
-    memory_mb: int
-
-    def spec(self, where: VmPlace) -> VmSpec:
-        where.copy_overlay(self.overlay)
-        return where.spec(self.data, memory_mb=self.memory_mb)
-
-
 @pytest.fixture(scope="module")
 def template(guest_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
-    return make_template(guest_images, tmp_path_factory.mktemp("template"), MEMORY_MB)
-
-
-def make_template(data: Path, directory: Path, memory_mb: int) -> Template:
-    made = Template(data, directory / "snapshot", directory / "overlay.ext4", memory_mb)
-
-    async def make() -> None:
-        places = VmPlaces(directory / "places")
-        try:
-            where = places.make(overlay_mb=OVERLAY_MB)
-            spec = where.spec(data, memory_mb=memory_mb)
-            async with (
-                QemuDriver(cgroups=Cgroups.detect()) as driver,
-                driver.boot(spec, where.place, template=True) as vm,
-            ):
-                await asyncio.to_thread(where.guest.wait)
-                await vm.pause()
-                made.snapshot.mkdir()
-                await vm.snapshot(made.snapshot)
-                shutil.copyfile(where.overlay, made.overlay)
-        finally:
-            places.close()
-
-    asyncio.run(make())
-    return made
+    return make_template(guest_images, tmp_path_factory.mktemp("template"), MEMORY_MB, overlay_mb=OVERLAY_MB)
 
 
 @pytest.fixture
@@ -254,7 +218,9 @@ async def test_a_thousand_processes(
     """All of them started by envd itself and followed by a client each."""
     count = 1000
     (directory := tmp_path / "template").mkdir()
-    template = await asyncio.to_thread(make_template, guest_images, directory, ROOMY_MB)
+    template = await asyncio.to_thread(
+        make_template, guest_images, directory, ROOMY_MB, overlay_mb=OVERLAY_MB
+    )
     async with restored(template, places) as machine:
         async with survives(machine, record_property):
             with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:

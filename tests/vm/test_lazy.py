@@ -3,7 +3,6 @@ nothing of them is."""
 
 import asyncio
 import hashlib
-import os
 import random
 import signal
 from collections.abc import AsyncGenerator
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hostagent.process import COUNTER, AgentProcess, count, serving, start
+from hostagent.process import COUNTER, FORGET, AgentProcess, count, serving, start
 
+from support.held import Held
 from wrenn_server.hostagent.storage import chunks
 from wrenn_server.hostagent.storage.paths import OVERLAY
 from wrenn_server.hostagent.storage.store import Stored, of_sandbox
@@ -21,7 +21,6 @@ from wrenn_server.model.ids import new_sandbox_id
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
 MIB, SEED, WRITTEN = 48, 7, 5000
-FORGET = "echo 3 | sudo tee /proc/sys/vm/drop_caches"
 CONTENT = f"import random; open('big', 'wb').write(random.Random({SEED}).randbytes({MIB} << 20))"
 MAKE = f'python3 -c "{CONTENT}"; sha256sum big > sum; sync; {FORGET}'
 
@@ -70,27 +69,13 @@ class Sandbox:
     async def run(self, generation: int, script: str) -> str:
         return await self.agent.run(self.id, f"token{generation}", script)
 
-    def held(self) -> "Held":
+    def held(self) -> Held:
         """Chunks from the middle of the large file: nothing else of the disk is there."""
         manifest = self.agent.objects / of_sandbox(self.id, 1)
         content = msgspec.json.decode(manifest.read_bytes(), type=Stored).files[OVERLAY]
         names = [name for _, name in sorted(content.chunks.items())]
         middle = len(names) // 2
         return Held([self.agent.objects / chunks.path_of(name) for name in names[middle - 8 : middle + 8]])
-
-
-class Held:
-    """Objects that cannot be read at the moment, and have not been lost either."""
-
-    def __init__(self, objects: list[Path]) -> None:
-        self.objects = objects
-        for path in objects:
-            path.rename(path.with_suffix(".away"))
-            path.symlink_to(path.name)
-
-    def let_go(self) -> None:
-        for path in self.objects:
-            os.replace(path.with_suffix(".away"), path)
 
 
 async def settled(sandbox: Sandbox) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wrenn_server.linux.files import write_at
+
 PAGE = mmap.PAGESIZE
 _PAGEMAP_SCAN = 0xC0606610  # since Linux 6.7
 _SCAN = struct.Struct("12Q")
@@ -88,9 +90,7 @@ def overlay(pid: int, inode: int, target: int) -> None:
     for offset, piece in _pieces(pid, inode):
         if offset + len(piece) > size:
             raise OSError(errno.EIO, f"process {pid} maps more than the {size} bytes of the file")
-        done = 0
-        while done < len(piece):
-            done += os.pwrite(target, piece[done:], offset + done)
+        write_at(target, offset, piece)
 
 
 def apply(pid: int, inode: int, source: int) -> None:
@@ -109,11 +109,7 @@ def apply(pid: int, inode: int, source: int) -> None:
                 offset, length = _RECORD.unpack(header)
                 if not 0 < length <= _CHUNK or len(piece := records.read(length)) < length:
                     raise OSError(errno.EIO, "a record of changed memory is damaged")
-                address = _address(places, offset, length)
-                view = memoryview(piece)
-                done = 0
-                while done < length:
-                    done += os.pwrite(memory, view[done:], address + done)
+                write_at(memory, _address(places, offset, length), piece)
     finally:
         os.close(memory)
 

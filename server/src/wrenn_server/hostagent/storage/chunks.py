@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import zstandard
@@ -31,6 +32,16 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     mode: int
     chunks: dict[int, str]
     """SHA-256 by number; those that are not here are zeroes."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a file of JSON. :raises OSError: :raises Internal: `snapshot_damaged`, it makes no sense"""
+        try:
+            content = msgspec.json.decode(path.read_bytes(), type=cls)
+        except msgspec.MsgspecError as error:
+            raise Internal(f"{path.name} cannot be read: {error}", code="snapshot_damaged") from error
+        content.check()
+        return content
 
     @property
     def digest(self) -> str:

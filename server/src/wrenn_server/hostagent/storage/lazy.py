@@ -71,9 +71,8 @@ class LazyFile:
     def open(cls, path: Path, directory: Path, fetch: Fetch) -> Self:
         """Blocks. :raises OSError: also when what lies there is not what `prepare` made"""
         try:
-            content = msgspec.json.decode((directory / CONTENT).read_bytes(), type=Content)
-            content.check()
-        except (msgspec.MsgspecError, Internal) as error:
+            content = Content.read(directory / CONTENT)
+        except Internal as error:
             raise OSError(f"{directory / CONTENT} cannot be read: {error}") from error
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

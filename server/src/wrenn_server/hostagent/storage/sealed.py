@@ -158,11 +158,9 @@ def verify(directory: Path) -> Saved:
 
 def _lazy(directory: Path) -> Content:
     try:
-        content = msgspec.json.decode((directory / LAZY).read_bytes(), type=Content)
-    except (OSError, msgspec.MsgspecError) as error:
+        return Content.read(directory / LAZY)
+    except OSError as error:
         raise Internal(f"the snapshot's {LAZY} cannot be read", code="snapshot_damaged") from error
-    content.check()
-    return content
 
 
 def saved_in(directory: Path, image: Path) -> Saved:

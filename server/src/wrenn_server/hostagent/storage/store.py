@@ -242,14 +242,18 @@ class Store:
 
     async def _get(self, content: Content, target: Path) -> None:
         await to_its_end(chunks.make, target, content)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
         async def one(number: int) -> None:
             name = content.chunks[number]
             packed = await self._packed(name)
             async with self._unpacking:
-                await to_its_end(_place, target, number, packed, name)
+                await to_its_end(_place, descriptor, number, packed, name)
 
-        await each(content.chunks, one, at_once=FETCHED_AT_ONCE)
+        try:
+            await each(content.chunks, one, at_once=FETCHED_AT_ONCE)
+        finally:
+            os.close(descriptor)
         if target.lstat().st_size != content.size:
             raise Internal("a file of the stored snapshot does not fit its size", code="snapshot_damaged")
 
@@ -383,13 +387,8 @@ def _named(descriptor: int, number: int) -> tuple[bytes, str | None]:
     return data, chunks.name_of(data)
 
 
-def _place(target: Path, number: int, packed: bytes, name: str) -> None:
-    data = chunks.unpack(packed, name)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        chunks.write(descriptor, number, data)
-    finally:
-        os.close(descriptor)
+def _place(descriptor: int, number: int, packed: bytes, name: str) -> None:
+    chunks.write(descriptor, number, chunks.unpack(packed, name))
 
 
 def _identity(status: os.stat_result) -> _Identity:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from wrenn_server.linux import netns
 from wrenn_server.linux.cgroup import Cgroup, Cgroups, Limits
 from wrenn_server.linux.inotify import Appearance
 from wrenn_server.linux.process import Process, become_subreaper, confined, run, spawn
+from wrenn_server.linux.unix import short
 
 MIB = 1 << 20
 CONSOLE_FIFO, LOG_FIFO = "console", "log"
@@ -359,7 +360,7 @@ async def _reach(jail: Jail, process: Process, appearance: Appearance) -> socket
 def _connect(jail: Jail) -> socket.socket:
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
-        with _short(jail) as path:
+        with short(jail.path(j.API_SOCKET)) as path:
             connected.connect(path)
         # The jail is Firecracker's to change: a link there must not lead us to another daemon's socket.
         peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -370,14 +371,3 @@ def _connect(jail: Jail) -> socket.socket:
         connected.close()
         raise
     return connected
-
-
-@contextlib.contextmanager
-def _short(jail: Jail) -> Generator[str, None, None]:
-    """A path of the API socket that fits into the 108 bytes of a unix address."""
-    path = jail.path(j.API_SOCKET)
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{path.name}"
-    finally:
-        os.close(fd)
